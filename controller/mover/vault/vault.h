@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The vault: where recovery points are kept. Format: FORMAT.md beside this file. Back ends are rows
+ * of a table (one file each: dir.c); the format above them is the same for all.
+ *
+ *   vault_writer: disk bytes ─▶ 64 KiB chunks ─▶ (dedup) ─▶ packs ─▶ fsync ─▶ Merkle map ─▶ root
+ *   vault_put_manifest: only after every pack it rests on is durable
+ *
+ * Threads: a struct vault may be used by many threads; a writer or reader by one at a time. */
+#ifndef SEALPOINT_VAULT_H
+#define SEALPOINT_VAULT_H
+
+#include "base/secret.h"
+#include "base/why.h"
+#include <sealpoint/v1/backup.pb-c.h>
+#include <sealpoint/v1/types.pb-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { VAULT_CHUNK_BYTES = 64 * 1024 };
+
+struct vault;
+struct vault_writer;
+struct vault_reader;
+
+/* A back end: named objects, written once, whole or not at all. One const row in vault.c's table.
+ */
+struct vault_backend {
+    const char *name; /* "dir" */
+    int (*open)(const Sp__VaultConfig *, bool create, void **ret_self, struct sp_why *why);
+    void (*close)(void *self);
+    /* Durable when it returns 0; never replaces (-EEXIST). Data is gathered from `parts`. */
+    int (*put)(void *self, const char *name, const struct sp_bytes *parts, size_t count,
+               struct sp_why *why);
+    int (*get)(void *self, const char *name, uint64_t offset, void *out, size_t size);
+    int (*size)(void *self, const char *name, uint64_t *ret_bytes);
+    int (*list)(void *self, const char *prefix,
+                int (*each)(void *arg, const char *name, uint64_t bytes), void *arg);
+    int (*remove)(void *self, const char *name);
+    int (*space)(void *self, uint64_t *ret_used, uint64_t *ret_free);
+};
+
+/* Makes an empty vault (directory empty or missing) and says its new id. */
+int vault_create(const Sp__VaultConfig *, char ret_vault_id[37], struct sp_why *why);
+/* Opens; id must match when not NULL. `key` (32 bytes) is for clear chunks; copied; may be NULL to
+ * read structure only. Half-written objects of a killed process are removed only by
+ * vault_recover(). */
+int vault_open(const Sp__VaultConfig *, const char *vault_id, const struct sp_secret *key,
+               struct vault **ret, struct sp_why *why);
+void vault_close(struct vault *);
+const char *vault_id(const struct vault *);
+int vault_space(struct vault *, uint64_t *ret_used, uint64_t *ret_free);
+/* After a crash, with no writer open: removes temporary objects and packs that no finished point
+ * and no open journal names. */
+int vault_recover(struct vault *, struct sp_why *why);
+
+/* ---- write a disk ---- */
+/* `point_id` names the journal of chunks this backup relies on. */
+int vault_writer_new(struct vault *, const char *point_id, const char *disk_id, uint64_t size_bytes,
+                     struct vault_writer **ret, struct sp_why *why);
+/* Chunks in any order, each index once; `size` is VAULT_CHUNK_BYTES but for the last. `ciphertext`:
+ * stored as it is, not encrypted or compressed. All-zero chunks are not stored. Returns -ENOSPC,
+ * -EIO, … with why. */
+int vault_writer_chunk(struct vault_writer *, uint64_t index, const void *data, uint32_t size,
+                       bool ciphertext, struct sp_why *why);
+/* Makes everything durable and fills image->root, stored_bytes, new_bytes. */
+int vault_writer_finish(struct vault_writer *, Sp__DiskImage *image, struct sp_why *why);
+/* Drops what was not finished. NULL is fine. */
+void vault_writer_free(struct vault_writer *);
+
+/* ---- read a disk ---- */
+int vault_reader_new(struct vault *, const uint8_t root[32], uint64_t size_bytes,
+                     struct vault_reader **ret, struct sp_why *why);
+/* Verified against the root; zeroes where nothing is stored. -EBADMSG: a chunk or map node is
+ * damaged (why names pack and chunk). */
+int vault_reader_at(struct vault_reader *, uint64_t offset, void *out, uint32_t length,
+                    struct sp_why *why);
+/* The next range that holds data at or after `offset`, in whole chunks: 1, 0 when there is none, or
+ * negative errno. */
+int vault_reader_next_data(struct vault_reader *, uint64_t offset, uint64_t *ret_offset,
+                           uint64_t *ret_length, struct sp_why *why);
+void vault_reader_free(struct vault_reader *);
+
+/* ---- manifests and keystore copies ---- */
+/* The signed manifest of a point; revision > 0 adds one beside the earlier. Every root in it must
+ * be durable here, else -ESTALE. */
+int vault_put_manifest(struct vault *, const Sp__Signed *manifest, struct sp_why *why);
+/* The newest revision that unpacks, names this point and (if sealing_key, DER, is not empty)
+ * verifies. */
+int vault_get_manifest(struct vault *, const char *machine_id, const char *point_id,
+                       struct sp_bytes sealing_key, Sp__Signed **ret, Sp__Manifest **ret_manifest,
+                       struct sp_why *why);
+int vault_list_manifests(struct vault *,
+                         int (*each)(void *arg, const char *machine_id, const char *point_id),
+                         void *arg);
+int vault_put_keystore_copy(struct vault *, uint64_t epoch, const void *data, size_t size,
+                            char ret_name[128], struct sp_why *why);
+/* Ends a backup's journal: `kept` after its manifest is durable, else its new chunks may go. */
+int vault_end_journal(struct vault *, const char *point_id, bool kept);
+
+/* ---- check ---- */
+/* Reads everything (or the structure only) and reports each problem. 0: ran to the end (problems or
+ * none). */
+int vault_check(struct vault *, bool read_data, struct sp_bytes sealing_key,
+                int (*on_progress)(void *arg, const Sp__CheckProgress *), void *arg,
+                struct sp_why *why);
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Read-only facts of encrypted volumes and of what holds them, from any bytes that can be read at
+ * an offset: a device, an image, a snapshot. Never writes, never trusts an offset, never calls
+ * damage "not encrypted". Shared by the agent, the prover and `inspect`.
+ *
+ *   volume_probe(reader) ── each row of the format table ──▶ one struct volume_facts
+ *
+ * A format is one file exporting one const descriptor (struct volume_format); to add one, write the
+ * file and add a line to the table in probe.c.
+ *
+ * No function here keeps state; any thread, one reader at a time. */
+#ifndef SEALPOINT_VOLUME_H
+#define SEALPOINT_VOLUME_H
+
+#include <sealpoint/v1/types.pb-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Where bytes come from. read_at fills all `length` bytes or fails: 0 or negative errno (-ERANGE
+ * past the end). */
+struct volume_reader {
+    int (*read_at)(void *self, uint64_t offset, void *out, uint32_t length);
+    void *self;
+    uint64_t size_bytes;
+};
+/* A reader over an open file or device. Does not own the fd; self is &fd and must outlive it. */
+struct volume_reader volume_reader_of_fd(const int *fd, uint64_t size_bytes);
+/* A reader over a window of another one. `store` is filled and must outlive it. */
+struct volume_window {
+    const struct volume_reader *of;
+    uint64_t offset_bytes;
+};
+struct volume_reader volume_reader_window(struct volume_window *store,
+                                          const struct volume_reader *of, uint64_t offset_bytes,
+                                          uint64_t length_bytes);
+
+/* What one format's probe says. */
+enum volume_match {
+    VOLUME_NO = 0,  /* not this format */
+    VOLUME_YES,     /* this format; facts are filled */
+    VOLUME_DAMAGED, /* it was this format: facts->damaged and damage are set */
+};
+
+struct volume_format {
+    const char *name; /* "luks2" */
+    Sp__VolumeKind kind;
+    /* Fills *ret_facts (sp__header_facts__init'ed; free_unpacked by the caller) on YES and DAMAGED.
+     * Returns enum volume_match or a negative errno of the reader. */
+    int (*probe)(const struct volume_reader *, Sp__HeaderFacts *facts);
+    /* The ranges of bytes that hold header and key material, to capture and to fingerprint: fills
+     * at most `capacity` pairs (offset, length), returns their number or a negative errno. */
+    int (*header_ranges)(const struct volume_reader *, const Sp__HeaderFacts *,
+                         uint64_t (*ranges)[2], size_t capacity);
+};
+
+/* The table, NULL-terminated. */
+extern const struct volume_format *const volume_formats[];
+
+/* Probes for an encrypted volume that begins at byte 0 of the reader. *ret is new
+ * (sp__header_facts__free_unpacked), *ret_format the row. 1: found (maybe damaged), 0: none,
+ * negative errno: could not read. The fingerprint is set. */
+int volume_probe(const struct volume_reader *, const struct volume_format **ret_format,
+                 Sp__HeaderFacts **ret);
+
+/* SHA-256 over what could change a verdict: see fingerprint.c for the argument. */
+int volume_fingerprint(const struct volume_format *, const struct volume_reader *,
+                       const Sp__HeaderFacts *, uint8_t out[32]);
+
+/* Stable id (types.proto, Volume.volume_id). Encrypted with a header: kind and uuid; plain and
+ * clear without a uuid: the disk and the offset on it. Into out of at least 200 bytes, returns out.
+ */
+char *volume_id_text(Sp__VolumeKind kind, const char *uuid, const char *disk_id,
+                     uint64_t offset_bytes, char *out, size_t size);
+
+/* libblkid on a reader: type, uuid, label, usage of what begins at byte 0 (superblocks only). *ret
+ * is new; NULL when nothing is there or it is ambiguous (*ret_ambiguous). 0 or negative errno.
+ * Works on a copy of the first bytes and of the places where libblkid looks, so no device node is
+ * needed. */
+int volume_content(const struct volume_reader *, Sp__Content **ret, bool *ret_ambiguous);
+
+/* ---- the look: everything on a set of disks ----
+ *
+ *   disk ─▶ partition table ─▶ partition ─▶ encrypted volume │ LVM2 PV │ MD member │ file system │
+ * unknown LV, array ─▶ the same again (depth is bounded)
+ */
+struct volume_disk {
+    const char *disk_id;
+    struct volume_reader reader;
+    uint32_t logical_sector_bytes;
+};
+
+/* Finds volumes, clear content, tables and gaps on all disks together (an LV may lie on several).
+ * *ret_volumes, *ret_ranges, *ret_findings are arrays of new messages and the array itself, to free
+ * with volume_look_free(). Ranges say what is accounted for; a range that the look can vouch for
+ * nothing about is not listed. layout_only leaves header bytes out. */
+struct volume_look {
+    Sp__Volume **volumes;
+    size_t volume_count;
+    Sp__RangeUse **ranges;
+    size_t range_count;
+    Sp__CapturedHeader **headers;
+    size_t header_count;
+    Sp__Finding **findings;
+    size_t finding_count;
+};
+int volume_look(const struct volume_disk *disks, size_t disk_count, bool layout_only,
+                struct volume_look *ret);
+void volume_look_free(struct volume_look *);
+
+/* A reader over the extents of a volume (header included). `store` is opaque, free with
+ * volume_reader_free(). */
+int volume_reader_of_extents(const struct volume_disk *disks, size_t disk_count,
+                             Sp__VolumeExtent *const *extents, size_t extent_count,
+                             struct volume_reader *ret, void **ret_store);
+void volume_reader_free(void *store);
+
+#endif
