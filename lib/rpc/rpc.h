@@ -56,8 +56,9 @@ enum rpc_method_flags {
     RPC_BIDI = RPC_CLIENT_STREAM | RPC_SERVER_STREAM
 };
 
-/* What a caller must be. Checked before the first handler runs, through
- * rpc_server_options.authorise. */
+/* What a caller must be. Checked before the first handler runs: the kind of the identity by the
+ * library (agent for RPC_AGENT, user for roles), the role through rpc_server_options.authorise.
+ * A certificate that has expired meanwhile counts as none. */
 enum rpc_permission {
     RPC_ANYONE = 1,   /* no certificate needed: Enrol, health */
     RPC_ANY_IDENTITY, /* any certificate that is not revoked: Renew */
@@ -75,21 +76,32 @@ struct rpc_method {
     const ProtobufCMessageDescriptor *request, *response;
     unsigned flags;
     enum rpc_permission permission;
-    void (*open)(struct rpc_call *);                              /* accepted and authorised */
-    void (*message)(struct rpc_call *, const ProtobufCMessage *); /* borrowed for the call */
-    void (*half_close)(struct rpc_call *);                        /* the peer sends no more */
-    void (*closed)(struct rpc_call *, int status,
-                   const char *detail); /* the last one, exactly once */
+    /* Servers: accepted and authorised. */
+    void (*open)(struct rpc_call *);
+    /* Borrowed for the call. Without RPC_CLIENT_STREAM a server's handler is called once at most.
+     */
+    void (*message)(struct rpc_call *, const ProtobufCMessage *);
+    /* Servers, with RPC_CLIENT_STREAM: the peer sends no more. */
+    void (*half_close)(struct rpc_call *);
+    /* The last one, exactly once for every call that was opened. Servers: the status that was
+     * finished with, or CANCELLED when the peer (deadline, lost connection, oversized message) or
+     * rpc_cancel ended it. */
+    void (*closed)(struct rpc_call *, int status, const char *detail);
 };
 
 /* ---- calls ---- */
 void rpc_ref(struct rpc_call *);
 void rpc_unref(struct rpc_call *);
 /* Queues a copy. 0, -EPIPE (closed or finished), -EAGAIN (send queue full: the peer does not read),
- * -EMSGSIZE, -ENOMEM. */
+ * -EMSGSIZE, -ENOMEM. The queue is full at max_send_queue messages or four messages' worth of
+ * bytes of the largest size. */
 int rpc_send(struct rpc_call *, const ProtobufCMessage *);
+/* The same for a thread that may wait for room (a worker, never a loop): -EAGAIN only after
+ * timeout_ms. */
+int rpc_send_wait(struct rpc_call *, const ProtobufCMessage *, unsigned timeout_ms);
 /* Server: ends the call with a status after what is queued; a unary answer is rpc_send +
- * rpc_finish, or rpc_reply. Client: half-closes. */
+ * rpc_finish, or rpc_reply. No message and no half_close reaches the handlers after it. Client:
+ * half-closes; status and detail are ignored. */
 int rpc_finish(struct rpc_call *, int status, const char *detail);
 int rpc_reply(struct rpc_call *, const ProtobufCMessage *);
 /* Finishes with rpc_status_of_errno(error) and why's text. */
@@ -120,18 +132,25 @@ struct rpc_server_options {
     uint32_t max_send_queue;                              /* messages a call may queue; 0: 256 */
     uint32_t handshake_timeout_ms;                        /* 0: 10 s */
     unsigned expected_connections; /* refuse to start if RLIMIT_NOFILE cannot hold them */
-    /* Says whether this call may go on. Runs on the loop, before open, also for RPC_ANYONE. 0, or a
+    /* Says whether this call may go on, once the kind of identity fits. Runs on the loop, before
+     * open, also for RPC_ANYONE (health included). May be NULL when no row asks for a role. 0, or a
      * negative errno with the caller's sentence in why (-EACCES: PERMISSION_DENIED, -EKEYREJECTED:
      * UNAUTHENTICATED). */
     int (*authorise)(void *self, const struct rpc_call *, struct sp_why *why);
     void *self;
     const char *descriptors_path; /* FileDescriptorSet for reflection; NULL: no reflection */
+    /* May be NULL. The process ran out of file descriptors and a listener has died: no new
+     * connection will ever be taken, open ones go on. Tell the admin and restart the program. On a
+     * loop. */
+    void (*listener_lost)(void *self);
 };
 /* Starts serving tables (NULL-terminated list); grpc.health.v1 and reflection are added. *ret_port:
  * the bound port. */
 int rpc_server_new(const struct rpc_server_options *, const struct rpc_method *const *tables,
                    struct rpc_server **ret, int *ret_port, struct sp_why *why);
-/* Ends open calls with UNAVAILABLE, waits at most grace_ms, cancels the rest, joins the loops. */
+/* Ends open streams with UNAVAILABLE, lets unary calls finish for at most grace_ms, cancels the
+ * rest, joins the loops. Not from a handler. References to calls may outlive the server: they are
+ * closed. */
 void rpc_server_stop(struct rpc_server *, unsigned grace_ms);
 void rpc_server_free(struct rpc_server *);
 /* Calls fn for every open call that `match` accepts (on any thread; the call is referenced
@@ -139,7 +158,8 @@ void rpc_server_free(struct rpc_server *);
 void rpc_server_for_each(struct rpc_server *, void (*fn)(struct rpc_call *, void *), void *arg);
 /* grpc.health.v1: true SERVING, false NOT_SERVING. */
 void rpc_server_set_healthy(struct rpc_server *, bool healthy);
-/* Runs fn(arg) on the loop of the call, later; 0 or -ENOMEM. Holds a reference until then. */
+/* Runs fn(arg) on the loop of the call, later, also when the call has closed by then; 0, -ENOMEM,
+ * -ESHUTDOWN (the loop has ended). Holds a reference until then. */
 int rpc_post(struct rpc_call *, void (*fn)(struct rpc_call *, void *), void *arg);
 
 /* ---- client ---- */
@@ -150,16 +170,19 @@ int rpc_loop_start(struct rpc_loop *);
 void rpc_loop_run(struct rpc_loop *);
 /* One ticker: fn runs on the loop every ms. Before start or run. */
 void rpc_loop_every(struct rpc_loop *, unsigned ms, void (*fn)(void *), void *arg);
-/* From any thread, also from a handler; run returns when every call has ended. */
+/* From any thread, also from a handler; run returns when every call has ended (it cancels none;
+ * rpc_open fails from now on). */
 void rpc_loop_stop(struct rpc_loop *);
+/* Stops, joins. NULL is fine. */
 void rpc_loop_free(struct rpc_loop *);
 
 struct rpc_channel_options {
     const char *target;                    /* "host:port" */
     const char *trust_pem;                 /* texts, not paths */
     const char *certificate_pem, *key_pem; /* both NULL: no client certificate */
-    unsigned keepalive_ms, keepalive_timeout_ms;
-    uint32_t max_message_bytes;
+    unsigned keepalive_ms,
+        keepalive_timeout_ms;   /* as the server's; never oftener than half of it */
+    uint32_t max_message_bytes; /* 0: 4 MiB */
     /* The server must show a certificate for SP_CONTROLLER_DNS whose SPIFFE id is of this domain
      * (NULL: any) and of kind controller; anything else never gets a byte. */
     const char *domain;
@@ -169,7 +192,7 @@ int rpc_channel_new(const struct rpc_channel_options *, struct rpc_channel **ret
 void rpc_channel_free(struct rpc_channel *);
 
 /* Starts a call; handlers of the row run on `loop`. deadline_ms 0: none. *ret is a reference of the
- * caller's. */
+ * caller's. 0, -ENOMEM, -ESHUTDOWN. */
 int rpc_open(struct rpc_loop *loop, struct rpc_channel *, const struct rpc_method *,
              unsigned deadline_ms, void *data, struct rpc_call **ret);
 /* A unary call, waited for on this thread (not on a loop's). 0 with *ret to free with
@@ -177,12 +200,14 @@ int rpc_open(struct rpc_loop *loop, struct rpc_channel *, const struct rpc_metho
  * *ret_status (may be NULL) gets the gRPC status. */
 int rpc_unary(struct rpc_channel *, const struct rpc_method *, const ProtobufCMessage *request,
               unsigned deadline_ms, ProtobufCMessage **ret, int *ret_status, struct sp_why *why);
-/* A server stream, waited for on this thread: on_message for each; a negative return cancels. */
+/* A server stream, waited for on this thread: on_message for each; a negative return cancels and is
+ * returned. Otherwise 0 or a negative errno as of rpc_unary. */
 int rpc_stream(struct rpc_channel *, const struct rpc_method *, const ProtobufCMessage *request,
                unsigned deadline_ms, int (*on_message)(void *self, const ProtobufCMessage *),
                void *self, int *ret_status, struct sp_why *why);
 
-/* For the process: before the first use and after the last. Counted. */
+/* For the process: before the first use and after the last. Counted. Core's own messages go to
+ * lib/base/log.h at debug level. */
 void rpc_setup(void);
 void rpc_teardown(void);
 
