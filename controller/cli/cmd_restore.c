@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * point restore: disks as they were, still encrypted. What arrives was verified against the root of
+ * the disk's map by the controller; that the root is the sealed one is checked here. */
+#include "controller/cli/cli.h"
+
+#include "base/bytes.h"
+#include "base/file.h"
+#include <ctype.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+
+extern char **environ;
+
+struct restore {
+    struct cli *cli;
+    const char *point_id, *folder;
+    bool qcow2, force;
+    uint64_t done_bytes, total_bytes;
+    struct cli_progress progress;
+};
+
+struct incoming {
+    struct restore *restore;
+    const Sp__DiskImage *disk; /* of the sealed manifest */
+    int fd;
+    bool ended;
+    char fault[200];
+};
+
+static int fault(struct incoming *in, int error, const char *text)
+{
+    (void)snprintf(in->fault, sizeof(in->fault), "%s", text);
+    return error;
+}
+
+static int on_data(void *self, const ProtobufCMessage *message)
+{
+    struct incoming *in = self;
+    const Sp__DiskData *d = (const Sp__DiskData *)message;
+    if (d->kind_case == SP__DISK_DATA__KIND_END) {
+        if (d->end->root.len != in->disk->root.len ||
+            memcmp(d->end->root.data, in->disk->root.data, in->disk->root.len) != 0)
+            return fault(in, -EBADMSG, "the controller sent another disk than the sealed one");
+        in->ended = true;
+        return 0;
+    }
+    if (d->kind_case != SP__DISK_DATA__KIND_DATA)
+        return 0;
+    uint64_t offset = d->data->offset_bytes;
+    size_t size = d->data->bytes.len;
+    if (offset > in->disk->size_bytes || size > in->disk->size_bytes - offset)
+        return fault(in, -EBADMSG, "the controller sent data beyond the end of the disk");
+    int r = sp_pwrite_all(in->fd, d->data->bytes.data, size, offset);
+    if (r < 0)
+        return fault(in, r, strerror(-r));
+    in->restore->done_bytes += size;
+    cli_progress_show(&in->restore->progress, in->restore->done_bytes, in->restore->total_bytes,
+                      in->disk->disk_id);
+    return 0;
+}
+
+static char *disk_path(const struct restore *r, const Sp__DiskImage *disk, const char *suffix)
+{
+    SP_FREE char *name = strdup(disk->disk_id);
+    if (!name)
+        return NULL;
+    for (char *p = name; *p; p++) {
+        if (!isalnum((unsigned char)*p) && *p != '-' && *p != '_' && *p != '.')
+            *p = '_';
+    }
+    return sp_format("%s/%s.%s", r->folder, name[0] == '.' ? "disk" : name, suffix);
+}
+
+static int receive(struct restore *r, const Sp__DiskImage *disk, const char *path)
+{
+    SP_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)disk->size_bytes) < 0)
+        return cli_fail(CLI_ERROR, "cannot make %s: %s", path, strerror(errno));
+    struct incoming in = {.restore = r, .disk = disk, .fd = fd};
+    Sp__ReadDiskRequest request = SP__READ_DISK_REQUEST__INIT;
+    request.point = CLI_TEXT(r->point_id);
+    request.disk_id = disk->disk_id;
+    int code = cli_stream(r->cli, "Backup/ReadDisk", &request.base, on_data, &in);
+    if (in.fault[0])
+        return cli_fail(CLI_ERROR, "%s: %s", path, in.fault);
+    if (code != CLI_OK)
+        return code;
+    if (!in.ended)
+        return cli_fail(CLI_ERROR, "%s: the data stopped before the end", path);
+    return fsync(fd) < 0 ? cli_fail(CLI_ERROR, "cannot write %s: %s", path, strerror(errno))
+                         : CLI_OK;
+}
+
+/* qemu-img knows qcow2 better than anybody; it is run without a shell. */
+static int convert(const char *raw, const char *out)
+{
+    const char *const argv[] = {"qemu-img", "convert", "-f", "raw", "-O",
+                                "qcow2",    "--",      raw,  out,   NULL};
+    pid_t pid;
+    int e = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)(uintptr_t)argv, environ);
+    if (e)
+        return cli_fail(CLI_ERROR,
+                        "cannot run qemu-img (package qemu-utils): %s; the raw image "
+                        "%s is whole",
+                        strerror(e), raw);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return cli_fail(CLI_ERROR, "qemu-img failed; the raw image %s is whole", raw);
+    return unlink(raw) < 0 ? cli_fail(CLI_ERROR, "cannot remove %s: %s", raw, strerror(errno))
+                           : CLI_OK;
+}
+
+static int restore_disk(struct restore *r, const Sp__DiskImage *disk)
+{
+    SP_FREE char *final = disk_path(r, disk, r->qcow2 ? "qcow2" : "raw");
+    SP_FREE char *partial = disk_path(r, disk, "partial");
+    if (!final || !partial)
+        return cli_fail(CLI_ERROR, "no memory");
+    int code = receive(r, disk, partial);
+    if (code != CLI_OK)
+        return code;
+    if (r->qcow2) {
+        code = convert(partial, final);
+        if (code != CLI_OK)
+            return code;
+    } else if (rename(partial, final) < 0) {
+        return cli_fail(CLI_ERROR, "cannot name %s: %s", final, strerror(errno));
+    }
+    int e = sp_fsync_directory(r->folder);
+    if (e < 0)
+        return cli_fail(CLI_ERROR, "cannot write %s: %s", r->folder, strerror(-e));
+    cli_progress_end(&r->progress);
+    if (!r->cli->json)
+        printf("%s  %s\n", disk->disk_id, final);
+    return CLI_OK;
+}
+
+/* Everything that would fail later is said before a byte is written. */
+static int check_target(const struct restore *r, const Sp__Manifest *m, const char *only)
+{
+    struct statvfs fs;
+    uint64_t need = 0;
+    size_t chosen = 0;
+    for (size_t i = 0; i < m->n_disks; i++) {
+        if (only && strcmp(only, m->disks[i]->disk_id) != 0)
+            continue;
+        chosen++;
+        need += m->disks[i]->stored_bytes;
+        SP_FREE char *path = disk_path(r, m->disks[i], r->qcow2 ? "qcow2" : "raw");
+        if (!path || (!r->force && access(path, F_OK) == 0))
+            return cli_fail(CLI_ERROR, "%s is there already: --force writes over it",
+                            path ? path : r->folder);
+    }
+    if (chosen == 0)
+        return cli_fail(CLI_ERROR,
+                        "the point has no disk '%s': 'sealpoint point show --json' lists "
+                        "them",
+                        only ? only : "");
+    int e = sp_make_directories(r->folder, 0700);
+    if (e < 0 || statvfs(r->folder, &fs) < 0)
+        return cli_fail(CLI_ERROR, "cannot use %s: %s", r->folder, strerror(e < 0 ? -e : errno));
+    uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (room < need) {
+        char a[24], b[24];
+        return cli_fail(CLI_ERROR, "%s has room for %s, the disks need %s", r->folder,
+                        cli_size_text(room, a), cli_size_text(need, b));
+    }
+    return CLI_OK;
+}
+
+static void print_keys(const Sp__PointDetail *d)
+{
+    struct cli_table *t =
+        cli_table_new((const char *const[]){"VOLUME", "OPENED BY RECORD", ">GENERATION", NULL});
+    for (size_t i = 0; t && i < d->n_proofs; i++) {
+        const Sp__VolumeProof *p = d->proofs[i];
+        char generation[16] = "-";
+        if (!p->volume || p->volume->kind == SP__VOLUME_KIND__VOLUME_KIND_CLEAR)
+            continue;
+        bool opens = p->proof && p->proof->record &&
+                     p->proof->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS;
+        if (opens)
+            (void)snprintf(generation, sizeof(generation), "%u", p->proof->record->generation);
+        cli_table_row(
+            t, (const char *const[]){p->volume->volume_id,
+                                     opens ? p->proof->record->record_id : "none that was proved",
+                                     generation});
+    }
+    (void)cli_table_print(t, "no encrypted volume in this point");
+    printf("The data are encrypted as they were. 'sealpoint key release %s --to DIR --why TEXT' "
+           "hands a custodian the keys.\n",
+           d->point->point_id);
+}
+
+static int restore(struct restore *r, const Sp__PointDetail *d, const char *only)
+{
+    CLI_MESSAGE Sp__Manifest *m = NULL;
+    if (!d->manifest)
+        return cli_fail(CLI_ERROR, "the point has no manifest: it holds no whole copy");
+    int code = cli_manifest(r->cli, d->manifest, &m);
+    if (code == CLI_OK && strcmp(m->point_id, d->point->point_id) != 0)
+        code = cli_fail(CLI_NOT_VALID, "the manifest is of another point");
+    if (code == CLI_OK)
+        code = check_target(r, m, only);
+    if (code != CLI_OK)
+        return code;
+    r->point_id = m->point_id;
+    for (size_t i = 0; i < m->n_disks; i++) {
+        if (!only || strcmp(only, m->disks[i]->disk_id) == 0)
+            r->total_bytes += m->disks[i]->stored_bytes;
+    }
+    cli_progress_start(&r->progress, "restore");
+    for (size_t i = 0; code == CLI_OK && i < m->n_disks; i++) {
+        if (!only || strcmp(only, m->disks[i]->disk_id) == 0)
+            code = restore_disk(r, m->disks[i]);
+    }
+    cli_progress_end(&r->progress);
+    if (code != CLI_OK)
+        return code;
+    if (r->cli->json)
+        return cli_print_json(&d->base);
+    print_keys(d);
+    return CLI_OK;
+}
+
+int cmd_point_restore(struct cli *cli, const struct cli_command *c, int argc, char **argv)
+{
+    const char *to = NULL, *disk = NULL, *format = "raw";
+    bool force = false;
+    const struct cli_flag flags[] = {
+        {"to", "DIR", "where the images are written", &to, NULL, NULL},
+        {"disk", "DISK", "only this disk", &disk, NULL, NULL},
+        {"format", "raw|qcow2", "format of the images (raw)", &format, NULL, NULL},
+        {"force", NULL, "write over images that are there", NULL, &force, NULL},
+        {0},
+    };
+    CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
+    if (!to)
+        return cli_fail(CLI_USAGE, "--to DIR is needed");
+    bool qcow2 = strcmp(format, "qcow2") == 0;
+    if (!qcow2 && strcmp(format, "raw") != 0)
+        return cli_fail(CLI_USAGE, "--format is raw or qcow2");
+    Sp__GetPointRequest request = SP__GET_POINT_REQUEST__INIT;
+    request.point = argv[0];
+    CLI_MESSAGE Sp__PointDetail *detail = NULL;
+    int r = cli_call(cli, "Backup/GetPoint", &request.base, &detail);
+    if (r != CLI_OK)
+        return r;
+    struct restore state = {.cli = cli, .folder = to, .qcow2 = qcow2, .force = force};
+    return restore(&state, detail, disk);
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The table of commands. */
+#include "controller/cli/cli.h"
+
+#include "base/file.h"
+#include <string.h>
+
+static const struct cli_command commands[] = {
+    {NULL, "status", "", "How controller and keeper are", "", cmd_status},
+    {NULL, "backup", "MACHINE", "Take a recovery point and follow it to its verdict",
+     "Exit code 0 says: the point is valid, that is, the keys in escrow were proved to open this\n"
+     "very snapshot. 3 says: the data are there, the reasons why it is not valid are printed.\n",
+     cmd_backup},
+    {"machine", "list", "[PATTERN]", "The machines, their agents and their last points", "",
+     cmd_machine_list},
+    {"machine", "show", "MACHINE", "One machine: agent, source, volumes, findings", "",
+     cmd_machine_show},
+    {"machine", "add", "NAME", "Register a machine that has no agent", "", cmd_machine_add},
+    {"machine", "set-source", "MACHINE", "Where the machine's disks are taken from",
+     "  sealpoint machine set-source web1 --qmp /run/qemu/web1.qmp --vault main\n",
+     cmd_machine_set_source},
+    {"machine", "set-policy", "MACHINE", "What is asked of its points, what is accepted",
+     "An accepted reason is recorded with your name in every manifest it helps to be valid:\n"
+     "  sealpoint machine set-policy web1 --allow unidentified-content --why 'scratch disk'\n",
+     cmd_machine_set_policy},
+    {"machine", "revoke", "MACHINE", "Cut off an agent and its certificate", "",
+     cmd_machine_revoke},
+    {"machine", "approve", "MACHINE", "Let in a machine that waits for approval", "",
+     cmd_machine_approve},
+    {"machine", "release-quarantine", "MACHINE",
+     "Let back an identity that two guests had used at once", "", cmd_machine_release_quarantine},
+    {"token", "create", "", "A token that lets an agent enrol",
+     "  sealpoint token create --machine web1 --out web1.token\n"
+     "In the guest:\n"
+     "  sealpoint-agent enrol --controller HOST:9443 --token-file web1.token --ca-fingerprint F\n",
+     cmd_token_create},
+    {"token", "list", "", "The tokens and what is left of them", "", cmd_token_list},
+    {"token", "revoke", "TOKEN", "Make a token useless", "", cmd_token_revoke},
+    {"user", "add", "NAME", "A new user, with roles and a profile",
+     "viewer sees; operator backs up, verifies, restores and imports keys; admin decides who and\n"
+     "what; custodian gets keys out, and nothing else.\n",
+     cmd_user_add},
+    {"user", "list", "", "The users and their roles", "", cmd_user_list},
+    {"user", "revoke", "NAME", "Take a user's access away, at once", "", cmd_user_revoke},
+    {"key", "import", "[MACHINE VOLUME]", "Put a key into escrow, sealed to the keeper",
+     "VOLUME is an id, a device or a mapped name of 'sealpoint machine show'.\n"
+     "  sealpoint key import web1 /dev/vdb --key-file vdb.key\n"
+     "  sealpoint key import --csv keys.csv      columns: machine,volume,type,secret_file,…\n",
+     cmd_key_import},
+    {"key", "list", "[MACHINE]", "The keys in escrow, without the keys", "", cmd_key_list},
+    {"key", "release", "POINT", "Hand out the keys of a point's own generation",
+     "You must be a custodian. The request is signed with your key, the answer is sealed to this\n"
+     "call, the keeper's audit says who and why.\n",
+     cmd_key_release},
+    {"point", "list", "[MACHINE]", "The recovery points", "", cmd_point_list},
+    {"point", "show", "POINT", "One point: verdict, reasons, which key opens which volume", "",
+     cmd_point_show},
+    {"point", "verify", "POINT", "Look at the stored data and prove the keys anew",
+     "No backup is taken. A point whose key was missing becomes valid when the key is there now.\n",
+     cmd_point_verify},
+    {"point", "restore", "POINT", "Write the disks of a point, verified, still encrypted",
+     "  sealpoint point restore 3f2a9c1e --to /srv/restore --format qcow2\n", cmd_point_restore},
+    {"job", "watch", "JOB", "Follow a running job", "", cmd_job_watch},
+    {"job", "cancel", "JOB", "End a job at its next step", "", cmd_job_cancel},
+    {"vault", "add", "NAME", "Make a vault: where points are kept", "", cmd_vault_add},
+    {"vault", "list", "", "The vaults", "", cmd_vault_list},
+    {"vault", "check", "VAULT", "Compare catalog, manifests and data", "", cmd_vault_check},
+    {"audit", "list", "", "Who did what, from both audit logs", "", cmd_audit_list},
+    {"audit", "verify", "", "Recompute the chains of both audit logs", "", cmd_audit_verify},
+};
+
+static void print_commands(FILE *to, const char *group)
+{
+    for (size_t i = 0; i < SP_COUNT(commands); i++) {
+        const struct cli_command *c = &commands[i];
+        if (group && (!c->group || strcmp(c->group, group) != 0))
+            continue;
+        char head[64];
+        (void)snprintf(head, sizeof(head), "%s%s%s%s%s", c->group ? c->group : "",
+                       c->group ? " " : "", c->name, *c->arguments ? " " : "", c->arguments);
+        fprintf(to, "  %-30s  %s\n", head, c->summary);
+    }
+}
+
+static void print_help(void)
+{
+    printf("Usage: sealpoint COMMAND [options]\n\n"
+           "Backup of encrypted virtual machines, with proof that the keys in escrow open them.\n\n"
+           "Commands:\n");
+    print_commands(stdout, NULL);
+    printf("\nEvery command takes --json, --profile DIR and --help. Exit codes: 0 done, 1 error,\n"
+           "2 wrong usage, 3 not valid, 4 controller or keeper not reachable, 5 refused.\n"
+           "First steps: sealpoint vault add, token create, machine set-source, key import, "
+           "backup.\n");
+}
+
+static const struct cli_command *find(int argc, char **argv, int *used)
+{
+    for (size_t i = 0; i < SP_COUNT(commands); i++) {
+        const struct cli_command *c = &commands[i];
+        if (!c->group && strcmp(argv[0], c->name) == 0) {
+            *used = 1;
+            return c;
+        }
+        if (c->group && argc > 1 && strcmp(argv[0], c->group) == 0 &&
+            strcmp(argv[1], c->name) == 0) {
+            *used = 2;
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static int unknown(int argc, char **argv)
+{
+    bool is_group = false;
+    for (size_t i = 0; i < SP_COUNT(commands); i++)
+        is_group |= commands[i].group && strcmp(commands[i].group, argv[0]) == 0;
+    if (is_group && (argc == 1 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        printf("Usage: sealpoint %s COMMAND [options]\n\nCommands:\n", argv[0]);
+        print_commands(stdout, argv[0]);
+        return argc == 1 ? CLI_USAGE : CLI_OK;
+    }
+    return cli_fail(CLI_USAGE, "there is no command '%s%s%s'; 'sealpoint --help' lists them",
+                    argv[0], is_group ? " " : "", is_group ? argv[1] : "");
+}
+
+static char *default_profile(void)
+{
+    const char *set = getenv("SEALPOINT_PROFILE"), *xdg = getenv("XDG_CONFIG_HOME"),
+               *home = getenv("HOME");
+    if (set && *set)
+        return strdup(set);
+    if (xdg && *xdg)
+        return sp_format("%s/sealpoint", xdg);
+    return sp_format("%s/.config/sealpoint", home ? home : "");
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {0};
+    argc--;
+    argv++;
+    /* The two common options are welcome before the command as well. */
+    for (; argc > 0 && argv[0][0] == '-'; argc--, argv++) {
+        if (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
+            print_help();
+            return CLI_OK;
+        }
+        if (strcmp(argv[0], "--version") == 0) {
+            printf("sealpoint %s\n", SEALPOINT_VERSION);
+            return CLI_OK;
+        }
+        if (strcmp(argv[0], "--json") == 0) {
+            cli.json = true;
+        } else if (strcmp(argv[0], "--profile") == 0 && argc > 1) {
+            cli.profile = argv[1];
+            argc--;
+            argv++;
+        } else {
+            return cli_fail(CLI_USAGE, "there is no option %s; 'sealpoint --help' shows how",
+                            argv[0]);
+        }
+    }
+    if (argc == 0) {
+        print_help();
+        return CLI_USAGE;
+    }
+    int used = 0;
+    const struct cli_command *c = find(argc, argv, &used);
+    if (!c)
+        return unknown(argc, argv);
+    SP_FREE char *profile = cli.profile ? NULL : default_profile();
+    if (!cli.profile)
+        cli.profile = profile;
+    int e = sp_secret_process_setup();
+    if (e < 0 || !cli.profile)
+        return cli_fail(CLI_ERROR, "cannot start: %s", strerror(e < 0 ? -e : ENOMEM));
+    rpc_setup();
+    int r = c->run(&cli, c, argc - used, argv + used);
+    cli_disconnect(&cli);
+    rpc_teardown();
+    return r;
+}
