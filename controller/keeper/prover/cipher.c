@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "controller/keeper/prover/cipher.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include <openssl/evp.h>
+#include <string.h>
+
+enum iv_kind { IV_PLAIN, IV_PLAIN64, IV_ESSIV };
+
+/* A cipher name taken apart. */
+struct spec {
+    bool xts;
+    enum iv_kind iv;
+    char essiv_hash[16];
+};
+
+struct sector_cipher {
+    struct spec spec;
+    uint32_t sector_bytes;
+    uint64_t iv_offset;
+    unsigned iv_shift;
+    EVP_CIPHER_CTX *data, *essiv;
+};
+
+/* The IV's word behind "aes-<mode>-". */
+static bool parse_iv(const char *text, struct spec *ret)
+{
+    static const char essiv[] = "essiv:";
+    if (strcmp(text, "plain") == 0)
+        ret->iv = IV_PLAIN;
+    else if (strcmp(text, "plain64") == 0)
+        ret->iv = IV_PLAIN64;
+    else if (strncmp(text, essiv, strlen(essiv)) == 0 &&
+             strlen(text + strlen(essiv)) < sizeof(ret->essiv_hash)) {
+        ret->iv = IV_ESSIV;
+        strcpy(ret->essiv_hash, text + strlen(essiv));
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool parse(const char *name, struct spec *ret)
+{
+    *ret = (struct spec){0};
+    if (strncmp(name, "aes-xts-", 8) == 0)
+        ret->xts = true;
+    else if (strncmp(name, "aes-cbc-", 8) != 0)
+        return false;
+    return parse_iv(name + 8, ret);
+}
+
+/* NULL: there is no such thing (XTS with 192 bits is not in OpenSSL). */
+static const EVP_CIPHER *data_cipher(bool xts, size_t key_bytes)
+{
+    if (xts)
+        return key_bytes == 32 ? EVP_aes_128_xts() : key_bytes == 64 ? EVP_aes_256_xts() : NULL;
+    return key_bytes == 16   ? EVP_aes_128_cbc()
+           : key_bytes == 24 ? EVP_aes_192_cbc()
+           : key_bytes == 32 ? EVP_aes_256_cbc()
+                             : NULL;
+}
+
+static const EVP_CIPHER *essiv_cipher(int hash_bytes)
+{
+    return hash_bytes == 16   ? EVP_aes_128_ecb()
+           : hash_bytes == 24 ? EVP_aes_192_ecb()
+           : hash_bytes == 32 ? EVP_aes_256_ecb()
+                              : NULL;
+}
+
+static bool sector_size_fits(uint32_t bytes)
+{
+    return bytes >= 512 && bytes <= 4096 && (bytes & (bytes - 1)) == 0;
+}
+
+static int essiv_size(const struct spec *s)
+{
+    EVP_MD *md = EVP_MD_fetch(NULL, s->essiv_hash, NULL);
+    int size = md ? EVP_MD_get_size(md) : 0;
+    EVP_MD_free(md);
+    return size;
+}
+
+int sector_cipher_check(const struct cipher_parameters *p, size_t key_bytes, struct sp_why *why)
+{
+    struct spec s;
+    if (!parse(p->name, &s))
+        return sp_why_set(why, -ENOTSUP, "the cipher %s cannot be computed here", p->name);
+    if (!data_cipher(s.xts, key_bytes))
+        return sp_why_set(why, -ENOTSUP, "%s with a key of %zu bits cannot be computed here",
+                          p->name, key_bytes * 8);
+    if (s.iv == IV_ESSIV && !essiv_cipher(essiv_size(&s)))
+        return sp_why_set(why, -ENOTSUP, "the IV of %s cannot be computed here", p->name);
+    if (!sector_size_fits(p->sector_bytes))
+        return sp_why_set(why, -ENOTSUP, "dm-crypt knows no sectors of %u bytes", p->sector_bytes);
+    return 0;
+}
+
+/* The key of ESSIV is a hash of the volume key: as secret as that one. */
+static int start_essiv(struct sector_cipher *c, const struct sp_secret *key)
+{
+    int size = essiv_size(&c->spec);
+    SP_SECRET struct sp_secret *hash = sp_secret_new(EVP_MAX_MD_SIZE);
+    EVP_MD *md = EVP_MD_fetch(NULL, c->spec.essiv_hash, NULL);
+    c->essiv = EVP_CIPHER_CTX_new();
+    int r = -ENOMEM;
+    if (hash && md && c->essiv) {
+        int ok =
+            EVP_Digest(sp_secret_data(key), sp_secret_size(key), sp_secret_data(hash), NULL, md,
+                       NULL) &&
+            EVP_EncryptInit_ex2(c->essiv, essiv_cipher(size), sp_secret_data(hash), NULL, NULL) &&
+            EVP_CIPHER_CTX_set_padding(c->essiv, 0);
+        r = ok ? 0 : -EIO;
+    }
+    EVP_MD_free(md);
+    return r;
+}
+
+static int start(struct sector_cipher *c, const struct sp_secret *key)
+{
+    c->data = EVP_CIPHER_CTX_new();
+    if (!c->data)
+        return -ENOMEM;
+    if (!EVP_DecryptInit_ex2(c->data, data_cipher(c->spec.xts, sp_secret_size(key)),
+                             sp_secret_data(key), NULL, NULL) ||
+        !EVP_CIPHER_CTX_set_padding(c->data, 0))
+        return -EIO;
+    return c->spec.iv == IV_ESSIV ? start_essiv(c, key) : 0;
+}
+
+int sector_cipher_new(const struct cipher_parameters *p, const struct sp_secret *key,
+                      struct sector_cipher **ret, struct sp_why *why)
+{
+    int r = sector_cipher_check(p, sp_secret_size(key), why);
+    if (r < 0)
+        return r;
+    struct sector_cipher *c = calloc(1, sizeof(*c));
+    if (!c)
+        return -ENOMEM;
+    c->sector_bytes = p->sector_bytes;
+    c->iv_offset = p->iv_offset_sectors;
+    c->iv_shift = p->iv_large_sectors ? (unsigned)__builtin_ctz(p->sector_bytes) - 9u : 0;
+    parse(p->name, &c->spec);
+    r = start(c, key);
+    if (r < 0) {
+        sector_cipher_free(c);
+        return sp_why_set(why, r, "the cipher %s could not be started", p->name);
+    }
+    *ret = c;
+    return 0;
+}
+
+void sector_cipher_free(struct sector_cipher *c)
+{
+    if (!c)
+        return;
+    EVP_CIPHER_CTX_free(c->data); /* wipes */
+    EVP_CIPHER_CTX_free(c->essiv);
+    free(c);
+}
+
+static int make_iv(struct sector_cipher *c, uint64_t sector, uint8_t iv[16])
+{
+    uint64_t number = (sector + c->iv_offset) >> c->iv_shift;
+    memset(iv, 0, 16);
+    if (c->spec.iv == IV_PLAIN)
+        sp_put_le32(iv, (uint32_t)number);
+    else
+        sp_put_le64(iv, number);
+    if (c->spec.iv != IV_ESSIV)
+        return 0;
+    uint8_t block[16];
+    int size = 0;
+    if (!EVP_EncryptUpdate(c->essiv, block, &size, iv, 16) || size != 16)
+        return -EIO;
+    memcpy(iv, block, 16);
+    return 0;
+}
+
+int sector_cipher_decrypt(struct sector_cipher *c, uint64_t sector, uint8_t *data, size_t size)
+{
+    if (size % c->sector_bytes || sector % (c->sector_bytes / 512))
+        return -EINVAL;
+    for (; size; size -= c->sector_bytes, data += c->sector_bytes) {
+        uint8_t iv[16];
+        int n = 0, r = make_iv(c, sector, iv);
+        if (r < 0)
+            return r;
+        if (!EVP_DecryptInit_ex2(c->data, NULL, NULL, iv, NULL) ||
+            !EVP_DecryptUpdate(c->data, data, &n, data, (int)c->sector_bytes) ||
+            n != (int)c->sector_bytes)
+            return -EIO;
+        sector += c->sector_bytes / 512;
+    }
+    return 0;
+}

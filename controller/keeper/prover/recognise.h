@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Does decrypted content make sense? libblkid alone is not enough of a judge: it recognises about
+ * one in 30,000 random MiB as something (formats with magics of two bytes), and it says nothing
+ * about a partition table. So:
+ *
+ *   - something with a UUID counts: finding one means a long magic or a checksum;
+ *   - without a UUID only formats whose magic is 8 bytes or longer count, and what is of the
+ *     very type that the guest had mapped;
+ *   - a GPT whose header and table checksums fit counts ("gpt", its disk GUID), and an MBR whose
+ *     entries all make sense ("dos", its disk signature). */
+#ifndef SEALPOINT_PROVER_RECOGNISE_H
+#define SEALPOINT_PROVER_RECOGNISE_H
+
+#include "base/why.h"
+#include "volume/volume.h"
+
+/* 1: recognised, *ret is new. 0: not, `why` says what was seen instead. Negative errno of the
+ * reader. `expected` may be NULL. */
+int prover_recognise(const struct volume_reader *, const Sp__Content *expected, Sp__Content **ret,
+                     struct sp_why *why);
+
+/* The partition table alone; as above. */
+int prover_recognise_table(const struct volume_reader *, Sp__Content **ret);
+
+/* Type and UUID are the same, and there is a UUID. */
+bool prover_same_content(const Sp__Content *a, const Sp__Content *b);
+
+#endif
