@@ -84,6 +84,8 @@ int cli_stream(struct cli *, const char *method, const ProtobufCMessage *request
                int (*on_message)(void *self, const ProtobufCMessage *), void *self);
 /* The exit code for a failed call, its fault printed. */
 int cli_call_failed(struct cli *, int error, int status, const struct sp_why *why);
+/* Renews the profile's certificate when it is due; a failure is a warning, the command goes on. */
+void cli_renew(struct cli *, const char *certificate_pem);
 /* A machine by id or name; the answer holds the inventory. */
 int cli_machine(struct cli *, const char *machine, Sp__Machine **ret);
 

@@ -90,6 +90,7 @@ int cli_connect(struct cli *cli)
     if (r < 0)
         return cli_fail(CLI_ERROR, "the profile %s cannot be used: %s", cli->profile,
                         why.text[0] ? why.text : strerror(-r));
+    cli_renew(cli, certificate);
     return CLI_OK;
 }
 
