@@ -137,15 +137,20 @@ static int copy_header(const struct volume_reader *reader, struct header *h)
     return 0;
 }
 
-static int load(struct header *h, struct sp_why *why)
+int header_load(const struct volume_reader *reader, struct header *h, struct sp_why *why)
 {
+    int r = copy_header(reader, h);
+    if (r < 0)
+        return r;
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", h->memfd);
-    int r = crypt_init(&h->cd, path);
+    r = crypt_init(&h->cd, path);
     if (r < 0)
         return r;
     crypt_set_log_callback(h->cd, keep_log, why);
-    return crypt_load(h->cd, CRYPT_LUKS, NULL);
+    r = crypt_load(h->cd, CRYPT_LUKS, NULL);
+    crypt_set_log_callback(h->cd, drop_log, NULL); /* the handle outlives `why` */
+    return r == -EINVAL || r == -ENOENT ? -EBADMSG : r;
 }
 
 /* ---- trying ---- */
@@ -156,11 +161,11 @@ static int set_verdict(struct header_try *t, Sp__ProofVerdict verdict)
     return 0;
 }
 
-/* "libcryptsetup: TEXT" or the errno in words. */
+/* Its own sentence behind the errno in words. */
 static void explain(struct header_try *t, int error)
 {
     if (t->why.text[0])
-        sp_why_prefix(&t->why, 0, "libcryptsetup");
+        sp_why_prefix(&t->why, 0, "libcryptsetup: %s", strerror(-error));
     else
         sp_why_set(&t->why, 0, "libcryptsetup: %s", strerror(-error));
 }
@@ -208,9 +213,26 @@ static int slots_to_try(const struct header *h, int slots[MAX_SLOTS])
     return count;
 }
 
-/* Is the slot's own area under a cipher that libcryptsetup can compute without the kernel? */
+static bool kdf_is_known(const Sp__Protector *p)
+{
+    static const char *const known[] = {"pbkdf2", "argon2i", "argon2id"};
+    for (size_t i = 0; p && i < SP_COUNT(known); i++) {
+        if (strcmp(p->kdf, known[i]) == 0)
+            return true;
+    }
+    return !p;
+}
+
+/* Are the slot's KDF and the cipher of its area such that libcryptsetup can compute them without
+ * the kernel? */
 static bool slot_is_checkable(struct header *h, int slot, struct sp_why *why)
 {
+    const Sp__Protector *protector = protector_of(h->facts, slot);
+    if (!kdf_is_known(protector)) {
+        sp_why_set(why, 0, "keyslot %d: the key derivation %s cannot be computed here", slot,
+                   protector->kdf);
+        return false;
+    }
     size_t key_bytes = 0;
     const char *name = crypt_keyslot_get_encryption(h->cd, slot, &key_bytes);
     if (!name)
@@ -345,25 +367,25 @@ static int try_volume_key(struct header *h, const struct sp_secret *secret, stru
     return t->key ? set_verdict(t, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS) : -errno;
 }
 
+static int end_unloaded(struct header_try *t, int error)
+{
+    explain(t, error);
+    return set_verdict(t, error == -EBADMSG   ? SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED
+                          : error == -ENOTSUP ? SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE
+                                              : SP__PROOF_VERDICT__PROOF_VERDICT_ERROR);
+}
+
 int header_try(const struct volume_reader *reader, struct header *h, Sp__SecretType type,
                const struct sp_secret *secret, const char *protector_id, struct header_try *ret)
 {
     *ret = (struct header_try){0};
-    int r = copy_header(reader, h);
+    int r = header_load(reader, h, &ret->why);
     if (r < 0)
-        return r;
-    r = load(h, &ret->why);
-    if (r < 0) {
-        explain(ret, r);
-        return set_verdict(ret, r == -EINVAL || r == -ENOENT
-                                    ? SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED
-                                : r == -ENOTSUP ? SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE
-                                                : SP__PROOF_VERDICT__PROOF_VERDICT_ERROR);
-    }
+        return end_unloaded(ret, r);
+    crypt_set_log_callback(h->cd, keep_log, &ret->why);
     r = type == SP__SECRET_TYPE__SECRET_TYPE_VOLUME_KEY
             ? try_volume_key(h, secret, ret)
             : try_passphrase(h, secret, protector_id, ret);
-    /* The handle outlives *ret. */
     crypt_set_log_callback(h->cd, drop_log, NULL);
     return r;
 }

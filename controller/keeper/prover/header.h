@@ -32,6 +32,10 @@ struct header {
 int header_find(const struct volume_reader *, struct header *h);
 void header_close(struct header *h);
 
+/* Gives libcryptsetup its copy. 0; -EBADMSG: it calls the header damaged (why says how), -ENOTSUP,
+ * other negative errno. */
+int header_load(const struct volume_reader *, struct header *h, struct sp_why *why);
+
 /* What a try with one secret found. OPENS here: the header. */
 struct header_try {
     Sp__ProofVerdict verdict;

@@ -38,7 +38,8 @@ static int check_found(struct proof *p, const struct header *h, bool *ret_good)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED,
                          "the snapshot holds a header of %s where another kind was",
                          h->format->name);
-    volume_id_text(h->format->kind, f->uuid, "", 0, id, sizeof(id));
+    const Sp__DiskExtent *first = v->extents[0]->on;
+    volume_id_text(h->format->kind, f->uuid, first->disk_id, first->offset_bytes, id, sizeof(id));
     if (v->volume_id[0] && strcmp(id, v->volume_id) != 0)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED,
                          "the header is of the volume %s", id);
@@ -161,11 +162,11 @@ static int prove_carried(struct proof *p, const Sp__HeaderFacts *f)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY,
                          "the volume key kept from the earlier proof does not fit this header");
     p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER;
-    int r = proof_method(p, f->cipher, "header proved before, volume key kept");
+    int r = proof_method(p, "header proved before, volume key kept");
     return r < 0 ? r : look_inside(p, f, p->secret);
 }
 
-static int keep_opened(struct proof *p, const Sp__HeaderFacts *f, struct header_try *t)
+static int keep_opened(struct proof *p, struct header_try *t)
 {
     p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER;
     p->volume_key = sp_steal(t->key);
@@ -176,7 +177,7 @@ static int keep_opened(struct proof *p, const Sp__HeaderFacts *f, struct header_
             return -ENOMEM;
         }
     }
-    return proof_method(p, f->cipher, "%s %s%s%s", header_library, secret_word(p->ask->secret_type),
+    return proof_method(p, "%s %s%s%s", header_library, secret_word(p->ask->secret_type),
                         t->protector_id[0] ? ", keyslot " : "", t->protector_id);
 }
 
@@ -188,10 +189,10 @@ static int prove_new(struct proof *p, const struct volume_reader *reader, struct
     if (r < 0)
         return sp_why_set(why, r, "the header could not be worked on");
     if (t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS) {
-        r = keep_opened(p, h->facts, &t);
+        r = keep_opened(p, &t);
         return r < 0 ? r : look_inside(p, h->facts, p->volume_key);
     }
-    r = proof_method(p, "", "%s %s", header_library, secret_word(p->ask->secret_type));
+    r = proof_method(p, "%s %s", header_library, secret_word(p->ask->secret_type));
     return r < 0 ? r : proof_end(p, t.verdict, "%s", t.why.text);
 }
 

@@ -185,7 +185,7 @@ static int prove(struct proof *p, struct sp_why *why)
     if (!plain)
         return sp_why_set(why, -EINVAL, "neither the record nor the guest says how it is mapped");
     SP_SECRET struct sp_secret *key = NULL;
-    int r = proof_method(p, plain->cipher, "plain dm-crypt, parameters of the %s",
+    int r = proof_method(p, "plain dm-crypt, parameters of the %s",
                          plain == p->ask->plain ? "record" : "mapping");
     if (r < 0)
         return r;

@@ -35,24 +35,13 @@ int proof_end(struct proof *p, Sp__ProofVerdict verdict, const char *format, ...
     return r;
 }
 
-int proof_method(struct proof *p, const char *cipher, const char *format, ...)
+int proof_method(struct proof *p, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    SP_FREE char *head = NULL;
-    int n = vasprintf(&head, format, args);
+    int r = set_text(&p->finding->method, format, args);
     va_end(args);
-    if (n < 0) {
-        head = NULL;
-        return -ENOMEM;
-    }
-    char *whole = cipher[0] ? sp_format("%s; OpenSSL 3 %s", head, cipher) : sp_steal(head);
-    if (!whole)
-        return -ENOMEM;
-    if (p->finding->method != protobuf_c_empty_string)
-        free(p->finding->method);
-    p->finding->method = whole;
-    return 0;
+    return r;
 }
 
 /* What decided is evidence in any case: the beginning, and where libblkid went. */

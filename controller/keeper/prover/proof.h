@@ -51,9 +51,8 @@ extern const struct proof_kind proof_luks1, proof_luks2, proof_plain;
 /* Sets verdict and text; level stays. 0 or -ENOMEM. */
 int proof_end(struct proof *, Sp__ProofVerdict, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* "METHOD; OpenSSL 3 CIPHER". */
-int proof_method(struct proof *, const char *cipher, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+/* How the key was tried; proof_sectors() adds how the sectors were. 0 or -ENOMEM. */
+int proof_method(struct proof *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Decrypts and looks: sets content and sectors of the finding. 1: recognised. 0: not, `why` says
  * what was seen. -ENOTSUP (cipher) and -ERANGE (nothing there) with a sentence, other errors. */
