@@ -78,6 +78,7 @@ void pki_new(struct pki *pki)
     pki->ca = certify(pki->key, "Sealpoint test CA", NULL, -3600, 86400);
     extend(pki->ca, pki->ca, NID_basic_constraints, "critical,CA:TRUE");
     extend(pki->ca, pki->ca, NID_key_usage, "critical,keyCertSign,cRLSign");
+    extend(pki->ca, pki->ca, NID_subject_key_identifier, "hash");
     MUST(X509_sign(pki->ca, pki->key, EVP_sha256()));
     SP_FREE char *path = pki_path(pki, "trust", ".pem");
     save(path, pki->ca);
@@ -98,6 +99,8 @@ void pki_issue(const struct pki *pki, const char *stem, const char *spiffe, unsi
                   flags & PKI_NAMED ? "DNS:" SP_CONTROLLER_DNS ",DNS:localhost" : "");
     MUST(san);
     extend(c, pki->ca, NID_basic_constraints, "critical,CA:FALSE");
+    /* Or OpenSSL takes the first of two CAs with one name, and that may be the wrong one. */
+    extend(c, pki->ca, NID_authority_key_identifier, "keyid");
     if (*san)
         extend(c, pki->ca, NID_subject_alt_name, san);
     if ((flags & PKI_SERVER) && (flags & PKI_CLIENT))
