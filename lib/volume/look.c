@@ -328,8 +328,7 @@ static int add_partition(struct look *l, struct volume_node *node, const struct 
 static int add_table(struct look *l, struct volume_node *node, const struct volume_table *t)
 {
     size_t count = t->own_count + t->count;
-    uint64_t(*covers)[2] = calloc(count + 1, sizeof covers[0]);
-    SP_FREE void *owned = covers;
+    uint64_t(*covers)[2] SP_FREE = calloc(count + 1, sizeof covers[0]);
     if (!covers)
         return -ENOMEM;
     int rc = 0;
