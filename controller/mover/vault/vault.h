@@ -10,6 +10,7 @@
 #ifndef SEALPOINT_VAULT_H
 #define SEALPOINT_VAULT_H
 
+#include "base/bytes.h"
 #include "base/secret.h"
 #include "base/why.h"
 #include <sealpoint/v1/backup.pb-c.h>
@@ -25,11 +26,16 @@ struct vault_writer;
 struct vault_reader;
 
 /* A back end: named objects, written once, whole or not at all. One const row in vault.c's table.
- */
+ * Names are relative, of [A-Za-z0-9._/-]. What a killed process left half-written is listed under
+ * "tmp/". */
 struct vault_backend {
     const char *name; /* "dir" */
+    Sp__VaultConfig__KindCase kind;
     int (*open)(const Sp__VaultConfig *, bool create, void **ret_self, struct sp_why *why);
     void (*close)(void *self);
+    /* Other processes that have the vault open are kept out (exclusive) or let in again. open()
+     * gives a shared claim. -EBUSY. */
+    int (*claim)(void *self, bool exclusive);
     /* Durable when it returns 0; never replaces (-EEXIST). Data is gathered from `parts`. */
     int (*put)(void *self, const char *name, const struct sp_bytes *parts, size_t count,
                struct sp_why *why);

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Vault in a directory. An object is a file of the same name below it; it is written under tmp/,
+ * synced, then given its name by a rename that never replaces, and the directory is synced: so an
+ * object is whole or not there, whenever the power goes. */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "controller/mover/vault/internal.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
+
+enum {
+    /* So much goes to the page cache before the disk is told to start on it: the disk works while
+     * the next piece is copied, and the fdatasync at the end finds little left. */
+    WRITE_PIECE_BYTES = 8 << 20,
+    MOST_DEPTH = 4,
+};
+
+struct dir {
+    int fd; /* of the vault's directory; holds the flock */
+    char *path;
+};
+
+static void dir_close(void *self)
+{
+    struct dir *d = self;
+    if (!d)
+        return;
+    if (d->fd >= 0)
+        close(d->fd);
+    free(d->path);
+    free(d);
+}
+
+/* 0 when nothing but what mkfs leaves is in there. */
+static int check_empty(int dirfd, const char *path, struct sp_why *why)
+{
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    DIR *handle = fdopendir(fd);
+    if (!handle) {
+        close(fd);
+        return -ENOMEM;
+    }
+    int r = 0;
+    for (const struct dirent *e; r == 0 && (e = readdir(handle));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lost+found"))
+            continue;
+        r = sp_why_set(why, -ENOTEMPTY,
+                       "'%s' is not empty (there is '%s'): a vault is made in an empty or a new "
+                       "directory",
+                       path, e->d_name);
+    }
+    closedir(handle);
+    return r;
+}
+
+static int dir_open(const Sp__VaultConfig *config, bool create, void **ret_self, struct sp_why *why)
+{
+    const char *path = config->directory ? config->directory->path : NULL;
+    if (!path || path[0] != '/')
+        return sp_why_set(why, -EINVAL, "the directory of a vault must be an absolute path");
+    if (create) {
+        int r = sp_make_directories(path, 0700);
+        if (r < 0)
+            return sp_why_set(why, r, "cannot make the directory '%s': %s", path, strerror(-r));
+    }
+    struct dir *d = calloc(1, sizeof *d);
+    if (!d)
+        return -ENOMEM;
+    int r;
+    d->path = strdup(path);
+    d->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (!d->path) {
+        r = -ENOMEM;
+        goto out;
+    }
+    if (d->fd < 0) {
+        r = sp_why_set(why, -errno, "cannot open the vault's directory '%s': %s", path,
+                       strerror(errno));
+        goto out;
+    }
+    if (create && (r = check_empty(d->fd, path, why)) < 0)
+        goto out;
+    if (flock(d->fd, LOCK_SH | LOCK_NB) < 0) {
+        r = sp_why_set(why, -EBUSY, "another process is tidying the vault in '%s'", path);
+        goto out;
+    }
+    *ret_self = d;
+    return 0;
+out:
+    dir_close(d);
+    return r;
+}
+
+static int dir_claim(void *self, bool exclusive)
+{
+    struct dir *d = self;
+    if (flock(d->fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
+        return 0;
+    int r = errno == EWOULDBLOCK ? -EBUSY : -errno;
+    /* A conversion that fails may have given the old lock up (flock(2)). */
+    if (exclusive)
+        (void)flock(d->fd, LOCK_SH);
+    return r;
+}
+
+/* Opens the directory that holds `name`, making it (durably) if asked to. *ret_leaf points into
+ * name. */
+static int open_parent(struct dir *d, const char *name, bool make, const char **ret_leaf)
+{
+    int at = fcntl(d->fd, F_DUPFD_CLOEXEC, 0);
+    if (at < 0)
+        return -errno;
+    const char *rest = name;
+    for (const char *slash; (slash = strchr(rest, '/')); rest = slash + 1) {
+        char part[NAME_MAX + 1];
+        size_t length = (size_t)(slash - rest);
+        if (length == 0 || length > NAME_MAX) {
+            close(at);
+            return -EINVAL;
+        }
+        memcpy(part, rest, length);
+        part[length] = 0;
+        if (make && mkdirat(at, part, 0700) == 0) {
+            if (fsync(at) < 0) {
+                int r = -errno;
+                close(at);
+                return r;
+            }
+        } else if (make && errno != EEXIST) {
+            int r = -errno;
+            close(at);
+            return r;
+        }
+        int next = openat(at, part, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        int r = next < 0 ? -errno : 0;
+        close(at);
+        if (r < 0)
+            return r;
+        at = next;
+    }
+    *ret_leaf = rest;
+    return at;
+}
+
+/* All parts, one after the other; starts write-back piece by piece. */
+static int write_parts(int fd, const struct sp_bytes *parts, size_t count)
+{
+    struct iovec piece[64];
+    uint64_t written = 0, started = 0;
+    size_t at = 0, skip = 0;
+    while (at < count) {
+        int n = 0;
+        for (size_t i = at; i < count && n < (int)SP_COUNT(piece); i++) {
+            size_t from = i == at ? skip : 0;
+            if (parts[i].size > from)
+                piece[n++] =
+                    (struct iovec){(void *)(uintptr_t)(parts[i].data + from), parts[i].size - from};
+        }
+        if (n == 0)
+            break;
+        ssize_t got = pwritev(fd, piece, n, (off_t)written);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? -errno : -EIO;
+        written += (uint64_t)got;
+        for (size_t left = (size_t)got; left > 0;) {
+            size_t here = parts[at].size - skip;
+            size_t take = here < left ? here : left;
+            skip += take;
+            left -= take;
+            if (skip == parts[at].size) {
+                at++;
+                skip = 0;
+            }
+        }
+        if (written - started >= WRITE_PIECE_BYTES) {
+            /* Only a hint: the fdatasync is what counts. */
+            (void)sync_file_range(fd, (off_t)started, (off_t)(written - started),
+                                  SYNC_FILE_RANGE_WRITE);
+            started = written;
+        }
+    }
+    return 0;
+}
+
+/* Gives tmp/<temporary> its name; never replaces. */
+static int publish(struct dir *d, int tmp, const char *temporary, const char *name)
+{
+    const char *leaf = NULL;
+    SP_FD int parent = open_parent(d, name, true, &leaf);
+    if (parent < 0)
+        return parent;
+    if (renameat2(tmp, temporary, parent, leaf, RENAME_NOREPLACE) < 0) {
+        /* Some network file systems know no such rename; a link does not replace either. */
+        if (errno != EINVAL && errno != ENOSYS)
+            return -errno;
+        if (linkat(tmp, temporary, parent, leaf, 0) < 0)
+            return -errno;
+        if (unlinkat(tmp, temporary, 0) < 0)
+            return -errno;
+    }
+    return fsync(parent) < 0 ? -errno : 0;
+}
+
+static int dir_put(void *self, const char *name, const struct sp_bytes *parts, size_t count,
+                   struct sp_why *why)
+{
+    struct dir *d = self;
+    uint8_t random[16];
+    char temporary[40];
+    int r = sp_random(random, sizeof random);
+    if (r < 0)
+        return r;
+    sp_hex(temporary, random, sizeof random);
+
+    const char *leaf = NULL;
+    SP_FD int tmp = open_parent(d, "tmp/x", true, &leaf);
+    if (tmp < 0)
+        return sp_why_set(why, tmp, "cannot open tmp/ in the vault '%s': %s", d->path,
+                          strerror(-tmp));
+    SP_FD int fd = openat(tmp, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+    if (fd < 0)
+        return sp_why_set(why, -errno, "cannot make a file in the vault '%s': %s", d->path,
+                          strerror(errno));
+    r = write_parts(fd, parts, count);
+    if (r == 0 && fdatasync(fd) < 0)
+        r = -errno;
+    if (r == 0)
+        r = publish(d, tmp, temporary, name);
+    if (r < 0) {
+        /* It is not durable, hence not there. After a failed sync the name may exist already. */
+        (void)unlinkat(tmp, temporary, 0);
+        if (r == -EEXIST)
+            return sp_why_set(why, r, "'%s' is in the vault '%s' already", name, d->path);
+        if (r == -ENOSPC || r == -EDQUOT)
+            return sp_why_set(why, -ENOSPC, "the vault '%s' is full: no room for '%s'", d->path,
+                              name);
+        return sp_why_set(why, r, "cannot write '%s' to the vault '%s': %s", name, d->path,
+                          strerror(-r));
+    }
+    return 0;
+}
+
+static int open_object(struct dir *d, const char *name)
+{
+    const char *leaf = NULL;
+    SP_FD int parent = open_parent(d, name, false, &leaf);
+    if (parent < 0)
+        return parent == -ENOTDIR ? -ENOENT : parent;
+    int fd = openat(parent, leaf, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+static int dir_get(void *self, const char *name, uint64_t offset, void *out, size_t size)
+{
+    SP_FD int fd = open_object(self, name);
+    if (fd < 0)
+        return fd;
+    return sp_pread_all(fd, out, size, offset);
+}
+
+static int dir_size(void *self, const char *name, uint64_t *ret_bytes)
+{
+    SP_FD int fd = open_object(self, name);
+    if (fd < 0)
+        return fd;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode))
+        return -EINVAL;
+    *ret_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+struct listing {
+    const char *prefix;
+    int (*each)(void *arg, const char *name, uint64_t bytes);
+    void *arg;
+};
+
+static int list_below(int dirfd, const char *path, int depth, const struct listing *l);
+
+static int list_one(int dirfd, const char *path, const char *leaf, int depth,
+                    const struct listing *l)
+{
+    char name[VAULT_NAME_MAX];
+    int n = snprintf(name, sizeof name, "%s%s", path, leaf);
+    if (n < 0 || (size_t)n + 1 >= sizeof name)
+        return 0; /* longer than any name of ours */
+    struct stat st;
+    if (fstatat(dirfd, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    size_t prefix = strlen(l->prefix);
+    if (S_ISREG(st.st_mode))
+        return strncmp(name, l->prefix, prefix) ? 0 : l->each(l->arg, name, (uint64_t)st.st_size);
+    if (!S_ISDIR(st.st_mode) || depth >= MOST_DEPTH)
+        return 0;
+    name[n] = '/';
+    name[n + 1] = 0;
+    size_t common = strlen(name) < prefix ? strlen(name) : prefix;
+    if (strncmp(name, l->prefix, common))
+        return 0;
+    int fd = openat(dirfd, leaf, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    return list_below(fd, name, depth + 1, l);
+}
+
+/* Takes dirfd. */
+static int list_below(int dirfd, const char *path, int depth, const struct listing *l)
+{
+    DIR *handle = fdopendir(dirfd);
+    if (!handle) {
+        close(dirfd);
+        return -ENOMEM;
+    }
+    int r = 0;
+    for (const struct dirent *e; r == 0;) {
+        errno = 0;
+        e = readdir(handle);
+        if (!e) {
+            r = errno ? -errno : 0;
+            break;
+        }
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, "lost+found"))
+            r = list_one(dirfd, path, e->d_name, depth, l);
+    }
+    closedir(handle);
+    return r;
+}
+
+static int dir_list(void *self, const char *prefix,
+                    int (*each)(void *arg, const char *name, uint64_t bytes), void *arg)
+{
+    struct dir *d = self;
+    int fd = openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    return list_below(fd, "", 0, &(struct listing){prefix, each, arg});
+}
+
+static int dir_remove(void *self, const char *name)
+{
+    const char *leaf = NULL;
+    SP_FD int parent = open_parent(self, name, false, &leaf);
+    if (parent < 0)
+        return parent;
+    if (unlinkat(parent, leaf, 0) < 0)
+        return -errno;
+    return fsync(parent) < 0 ? -errno : 0;
+}
+
+static int add_bytes(void *arg, const char *name, uint64_t bytes)
+{
+    (void)name;
+    *(uint64_t *)arg += bytes;
+    return 0;
+}
+
+static int dir_space(void *self, uint64_t *ret_used, uint64_t *ret_free)
+{
+    struct dir *d = self;
+    struct statvfs st;
+    if (fstatvfs(d->fd, &st) < 0)
+        return -errno;
+    uint64_t used = 0;
+    int r = dir_list(self, "", add_bytes, &used);
+    if (r < 0)
+        return r;
+    *ret_used = used;
+    *ret_free = (uint64_t)st.f_bavail * st.f_frsize;
+    return 0;
+}
+
+const struct vault_backend vault_dir = {
+    .name = "dir",
+    .kind = SP__VAULT_CONFIG__KIND_DIRECTORY,
+    .open = dir_open,
+    .close = dir_close,
+    .claim = dir_claim,
+    .put = dir_put,
+    .get = dir_get,
+    .size = dir_size,
+    .list = dir_list,
+    .remove = dir_remove,
+    .space = dir_space,
+};
