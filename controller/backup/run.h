@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Inside the engine: one job at work. A run belongs to the worker that runs it; its job is shared
+ * with whoever watches or cancels it, behind the engine's lock.
+ *
+ *   backup.c    the order of things, failing, cleaning up
+ *   capture.c   pin, freeze, snapshot, thaw, first look, transfer
+ *   evidence.c  look, compare, prove, account: fills a manifest
+ *   seal.c      verdict, keystore copy, signature, manifest into the vault
+ *   verify.c    evidence again, over a stored point
+ *   recover.c   after a start
+ *   vaults.c    open vaults, their keys, adopting and checking
+ *   keeper_calls.c  the questions to the keeper */
+#ifndef SEALPOINT_BACKUP_RUN_H
+#define SEALPOINT_BACKUP_RUN_H
+
+#include "controller/backup/compare.h"
+#include "controller/backup/engine.h"
+#include "controller/backup/finding.h"
+#include "controller/backup/match.h"
+#include "controller/message.h"
+#include "controller/pool.h"
+#include <pthread.h>
+
+enum { RUN_LOOK_TIMEOUT_MS = 300000, RUN_PROVE_TIMEOUT_MS = 300000, RUN_KEEPER_TIMEOUT_MS = 30000 };
+
+struct open_vault {
+    struct open_vault *next;
+    char vault_id[37];
+    bool keyed;
+    struct vault *vault;
+};
+
+struct job {
+    struct job *next;
+    struct engine *engine;
+    Sp__Job *view; /* engine->lock */
+    atomic_bool cancel;
+    bool allow_no_agent;
+    bool resumed;
+    uint64_t
+        published_ns; /* worker only: progress is not told more often than ten times a second */
+};
+
+struct engine {
+    struct engine_options options;
+    pthread_mutex_t lock; /* jobs, vaults, sealing_key */
+    struct job *jobs;
+    struct open_vault *vaults;
+    struct pool *pool;
+    pthread_mutex_t tidy_lock; /* one tidy at a time */
+    uint8_t *sealing_key;
+    size_t sealing_key_size;
+    atomic_bool stopping;
+};
+
+struct run {
+    struct engine *engine;
+    struct job *job;
+    struct catalog_point *cp;
+    struct vault *vault;
+    Sp__Vault *vault_entry;
+    const struct source *source;
+    struct source_snapshot *snapshot;
+    Sp__DescribeResponse *described;
+    Sp__SnapshotResponse *taken;
+    Sp__LookResponse *layout;
+    Sp__FreezeAnswer *freeze;
+    Sp__ThawAnswer *thaw;
+    bool frozen; /* a freeze was sent and not yet ended */
+    bool inside_freeze;
+    bool agent_there;
+    struct match match;
+    bool matched;
+    Sp__Reason reason; /* of the failure, when one ended the run */
+    struct sp_why why;
+};
+
+/* ---- engine.c ---- */
+/* Registers a job for a machine; -EBUSY when one runs. The view is taken. */
+int job_add(struct engine *, Sp__Job *view, struct job **ret, struct sp_why *why);
+void job_remove(struct job *);
+/* Changes the view under lock and tells the watchers; NULL or 0 leaves a member as it is. */
+void job_tell(struct job *, Sp__PointState state, const char *step);
+void job_progress(struct job *, uint64_t done, uint64_t total, const char *step);
+/* Ends the job for good: findings, grade and state of the point; durable. */
+void job_end(struct job *, const Sp__Point *);
+void engine_publish_point(struct engine *, const Sp__Point *);
+uint64_t engine_now_ms(void);
+
+/* ---- backup.c ---- */
+void backup_work(void *job);
+void run_close(struct run *);
+/* Enters a state: durable, then told. */
+int run_enter(struct run *, Sp__PointState, const char *step, bool draft);
+/* -ECANCELED when the job was cancelled or the engine stops. */
+int run_check(struct run *);
+/* Notes why the run fails; returns `error`. */
+int run_fail(struct run *, Sp__Reason, int error);
+/* Releases the snapshot if one is held; *held stays set when the source cannot be reached. */
+int run_release(struct engine *, struct catalog_point *, struct sp_why *why);
+/* Everything a failed point must leave behind: snapshot, journal of chunks, pins. */
+void run_clean_failed(struct engine *, struct catalog_point *);
+
+/* ---- capture.c ---- */
+int capture_preflight(struct run *);
+int capture_snapshot(struct run *);
+int capture_transfer(struct run *);
+
+/* ---- evidence.c ---- */
+/* From the stored disks of `m` to its volumes, ranges, headers, proofs and findings. */
+int evidence_collect(struct run *, Sp__Manifest *m, bool reproof);
+enum compare_age evidence_age(const Sp__Manifest *);
+/* Unpacks a proof and checks that it is the keeper's and about this volume of this point; NULL with
+ * why when it is not. */
+Sp__ProofStatement *evidence_statement(struct engine *, const Sp__Signed *, const char *machine_id,
+                                       const char *point_id, struct sp_why *why);
+
+/* ---- seal.c ---- */
+/* Judges `m`, seals it, stores it and makes the point's new state durable. */
+int seal_point(struct run *, Sp__Manifest *m, bool reproof);
+/* Takes over what a manifest in the vault says (its job was killed after it was stored). */
+int seal_adopt(struct engine *, struct catalog_point *, const Sp__Signed *, const Sp__Manifest *);
+/* Releases all pins but those that the proofs of a manifest rest on. */
+int seal_unpin(struct engine *, const Sp__Manifest *);
+
+/* ---- verify.c ---- */
+void verify_work(void *job);
+
+/* ---- keeper_calls.c ---- */
+int keeper_pin(struct engine *, const char *machine_id, const char *point_id,
+               const char *const *volume_ids, size_t count, struct sp_why *why);
+int keeper_unpin(struct engine *, const char *point_id, char **keep, size_t count,
+                 struct sp_why *why);
+/* Ids of the volumes that the machine has records for, appended. */
+int keeper_known_volumes(struct engine *, const char *machine_id, char ***ids, size_t *count,
+                         struct sp_why *why);
+int keeper_status(struct engine *, Sp__KeeperResponse **ret, struct sp_why *why);
+int keeper_seal(struct engine *, const Sp__Manifest *, Sp__Signed **ret, struct sp_why *why);
+/* The keystore, encrypted to the recovery kit, into the vault. */
+int keeper_copy_to(struct engine *, struct vault *, char ret_name[128], uint64_t *ret_epoch,
+                   struct sp_why *why);
+
+#endif
