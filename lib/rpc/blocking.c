@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Calls that a thread waits for: a loop of their own, run on that thread until the call is over. */
-#include "base/cleanup.h"
+#include "base/clock.h"
 #include "internal.h"
 #include <errno.h>
 #include <string.h>
@@ -42,16 +42,29 @@ static void take_closed(struct rpc_call *c, int status, const char *detail)
     rpc_loop_stop(w->loop);
 }
 
-/* The sentence for the person. Core's text for a refused handshake says nothing: the pin knows. */
+static bool has_expired(const struct rpc_channel *channel)
+{
+    return channel->expires_unix_ms > 0 &&
+           channel->expires_unix_ms <= sp_clock_system.wall_ms(sp_clock_system.self);
+}
+
+/* The sentence for the person. Core's text for a refused handshake says nothing: the pin knows why
+ * the server was refused, and the commonest cause of the other way round is known here too. */
 static int explain(struct rpc_channel *channel, const struct wait *w, struct sp_why *why)
 {
     struct sp_why refusal = {0};
+    char when[24];
     int error = rpc_errno_of_status(w->status);
 
     if (w->status == RPC_UNAVAILABLE)
         rpc_channel_refusal(channel, &refusal);
     if (refusal.text[0])
         return sp_why_set(why, -EKEYREJECTED, "%s: %s", channel->target, refusal.text);
+    if (w->status == RPC_UNAVAILABLE && has_expired(channel))
+        return sp_why_set(why, -EKEYREJECTED,
+                          "the controller at %s does not talk to this client, whose certificate "
+                          "expired on %s",
+                          channel->target, sp_time_text(channel->expires_unix_ms, when));
     if (w->status == RPC_UNAVAILABLE)
         return sp_why_set(why, error, "cannot talk to the controller at %s: %s", channel->target,
                           w->detail);

@@ -97,6 +97,7 @@ void rpc_unref(struct rpc_call *c)
 bool rpc_call_start(struct rpc_call *c, const grpc_op *ops, size_t count, struct rpc_tag *tag)
 {
     rpc_ref(c);
+    RPC_TAG_IN(tag);
     grpc_call_error error = grpc_call_start_batch(c->call, ops, count, tag, NULL);
     if (error == GRPC_CALL_OK)
         return true;
@@ -166,12 +167,23 @@ void rpc_cancel(struct rpc_call *c)
 
 /* ---- receiving ---- */
 
-void rpc_call_receive(struct rpc_call *c)
+bool rpc_call_start_receive(struct rpc_call *c)
 {
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &c->in};
+    return rpc_call_start(c, &op, 1, &c->on_receive);
+}
+
+void rpc_call_receive(struct rpc_call *c)
+{
     c->receiving = true;
-    if (!rpc_call_start(c, &op, 1, &c->on_receive))
+    if (!rpc_call_start_receive(c))
         c->receiving = false;
+}
+
+void rpc_call_receive_failed(struct rpc_call *c)
+{
+    c->receiving = false;
+    close_if_over(c);
 }
 
 static bool is_finished(struct rpc_call *c)

@@ -158,6 +158,16 @@ static grpc_channel *create(const struct rpc_channel_options *o, uint32_t max_me
     return uri ? grpc_channel_create(uri, credentials, &all) : NULL;
 }
 
+static uint64_t expiry(const char *certificate_pem)
+{
+    SP_CLEANUP(x509) X509 *leaf = NULL;
+
+    if (!certificate_pem ||
+        sp_certificate_from_pem(certificate_pem, strlen(certificate_pem), &leaf) < 0)
+        return 0;
+    return sp_certificate_expires_unix_ms(leaf);
+}
+
 int rpc_channel_new(const struct rpc_channel_options *o, struct rpc_channel **ret,
                     struct sp_why *why)
 {
@@ -168,6 +178,7 @@ int rpc_channel_new(const struct rpc_channel_options *o, struct rpc_channel **re
         return -ENOMEM;
     rpc_setup();
     channel->max_message = o->max_message_bytes ? o->max_message_bytes : RPC_DEFAULT_MAX_MESSAGE;
+    channel->expires_unix_ms = expiry(o->certificate_pem);
     channel->target = strdup(o->target);
     channel->pin = pin_new(o->domain);
     if (channel->target && channel->pin) {

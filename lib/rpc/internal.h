@@ -30,6 +30,23 @@ enum {
     RPC_QUEUE_LARGEST = 4
 };
 
+/* Core's libraries are not built for ThreadSanitizer: tell it that what happened before a tag went
+ * in happened before it came out. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RPC_TSAN 1
+#endif
+#endif
+#if defined(RPC_TSAN) || defined(__SANITIZE_THREAD__)
+void __tsan_acquire(void *);
+void __tsan_release(void *);
+#define RPC_TAG_IN(tag)  __tsan_release(tag)
+#define RPC_TAG_OUT(tag) __tsan_acquire(tag)
+#else
+#define RPC_TAG_IN(tag)  ((void)(tag))
+#define RPC_TAG_OUT(tag) ((void)(tag))
+#endif
+
 /* What a completion queue hands back: a function and its object. */
 struct rpc_tag {
     void (*done)(void *self, bool ok);
@@ -139,7 +156,12 @@ struct rpc_call *rpc_call_new(struct rpc_loop *loop, grpc_call *call,
                               uint32_t max_queue);
 /* Starts a batch that holds a reference to its call; false: core refused, the call is cancelled. */
 bool rpc_call_start(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag);
+/* On the loop; when core refuses, `receiving` is false afterwards. */
 void rpc_call_receive(struct rpc_call *call);
+/* The same in two steps, for a call that is not yet known to its loop: `receiving` is true
+ * already. */
+bool rpc_call_start_receive(struct rpc_call *call);
+void rpc_call_receive_failed(struct rpc_call *call);
 /* Sends the headers now, not with the first message. */
 void rpc_call_send_head(struct rpc_call *call);
 /* A call that core will never end (its closing batch could not be started). */
@@ -167,6 +189,7 @@ struct rpc_channel {
     struct rpc_pin *pin;
     char *target;
     uint32_t max_message;
+    uint64_t expires_unix_ms; /* of the client's certificate; 0: none */
 };
 /* Why the server was last refused; empty text: it was not. */
 void rpc_channel_refusal(struct rpc_channel *channel, struct sp_why *ret);

@@ -50,6 +50,7 @@ void rpc_loop_run(struct rpc_loop *loop)
             return;
         if (event.type == GRPC_OP_COMPLETE) {
             struct rpc_tag *tag = event.tag;
+            RPC_TAG_OUT(tag);
             tag->done(tag->self, event.success != 0);
         }
         if (!loop->tick)
@@ -215,6 +216,7 @@ int rpc_post(struct rpc_call *call, void (*fn)(struct rpc_call *, void *), void 
         return -ENOMEM;
     *post = (struct post){{post_done, post}, call, fn, arg};
     rpc_ref(call);
+    RPC_TAG_IN(&post->tag);
     pthread_mutex_lock(&call->loop->lock);
     if (!call->loop->shut &&
         grpc_call_start_batch(call->call, NULL, 0, &post->tag, NULL) == GRPC_CALL_OK)

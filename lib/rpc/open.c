@@ -12,6 +12,14 @@ static gpr_timespec deadline_after(unsigned ms)
     return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(ms, GPR_TIMESPAN));
 }
 
+/* Core has refused the first receive and the call is cancelled; on the loop, as all that decides
+ * about the end. */
+static void receive_failed(struct rpc_call *c, void *arg)
+{
+    (void)arg;
+    rpc_call_receive_failed(c);
+}
+
 /* The receive comes last: until it has come back the call cannot close, so nothing here is started
  * on a queue that is gone. */
 static void begin(struct rpc_call *c)
@@ -30,7 +38,8 @@ static void begin(struct rpc_call *c)
     }
     rpc_call_start(c, &head, 1, &c->on_start);
     rpc_call_send_head(c);
-    rpc_call_receive(c);
+    if (!rpc_call_start_receive(c))
+        rpc_post(c, receive_failed, NULL);
 }
 
 int rpc_open(struct rpc_loop *loop, struct rpc_channel *channel, const struct rpc_method *method,

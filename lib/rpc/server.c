@@ -45,6 +45,7 @@ static bool accept_next(struct rpc_acceptor *a)
     a->call = NULL;
     grpc_call_details_init(&a->details);
     grpc_metadata_array_init(&a->head);
+    RPC_TAG_IN(&a->tag);
     grpc_call_error error =
         grpc_server_request_call(a->server->server, &a->call, &a->details, &a->head, a->loop->queue,
                                  a->loop->queue, &a->tag);
