@@ -53,6 +53,26 @@ static int read_beginning(const struct volume_reader *reader)
     return bytes ? reader->read_at(reader->self, 0, bytes, size) : -ENOMEM;
 }
 
+/* The method tells of what was done, so the cipher joins it only now. */
+static int note_cipher(struct proof *p, const char *name)
+{
+    SP_FREE char *before = strdup(p->finding->method);
+    return before ? proof_method(p, "%s; OpenSSL 3 %s", before, name) : -ENOMEM;
+}
+
+static int decrypt_and_look(struct proof *p, struct payload *payload, struct sp_why *why)
+{
+    struct volume_reader reader = payload_reader(payload);
+    int r = read_beginning(&reader);
+    if (r == 0)
+        r = prover_recognise(&reader, p->ask->expected, &p->finding->content, why);
+    if (r < 0)
+        return r;
+    int e = snapshot_evidence(p->snapshot, payload->start_bytes, &p->finding->sectors,
+                              &p->finding->n_sectors);
+    return e < 0 ? e : r;
+}
+
 int proof_sectors(struct proof *p, const struct cipher_parameters *parameters,
                   const struct sp_secret *key, uint64_t start_bytes, uint64_t length_bytes,
                   struct sp_why *why)
@@ -64,19 +84,12 @@ int proof_sectors(struct proof *p, const struct cipher_parameters *parameters,
     struct payload payload;
     r = payload_open(p->snapshot, cipher, parameters->sector_bytes, start_bytes, length_bytes,
                      &payload);
-    if (r < 0) {
-        sector_cipher_free(cipher);
-        return sp_why_set(why, r, "the snapshot ends before the payload that the header tells of");
-    }
-    struct volume_reader reader = payload_reader(&payload);
-    r = read_beginning(&reader);
-    if (r == 0)
-        r = prover_recognise(&reader, p->ask->expected, &p->finding->content, why);
-    sector_cipher_free(cipher);
     if (r < 0)
-        return r;
-    int e =
-        snapshot_evidence(p->snapshot, start_bytes, &p->finding->sectors, &p->finding->n_sectors);
+        sp_why_set(why, r, "the snapshot ends before the payload begins");
+    else
+        r = decrypt_and_look(p, &payload, why);
+    sector_cipher_free(cipher);
+    int e = r >= 0 ? note_cipher(p, parameters->name) : 0;
     return e < 0 ? e : r;
 }
 
