@@ -283,7 +283,7 @@ class Lab:
     def token(self, machine):
         """A token file's text for one machine."""
         path = self.path / f"{machine}.token"
-        self.cli("token", "create", "--machine", machine, "--output", path, json=False)
+        self.cli("token", "create", "--machine", machine, "--out", path, json=False)
         return path.read_text()
 
     def enrol(self, g, token=None):
