@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "agent/linux/scan.h"
+#include "agent/message.h"
+#include "base/cleanup.h"
+#include <blkid/blkid.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+SP_DEFINE_CLEANUP(probe, blkid_probe, blkid_free_probe)
+
+static const char *value_of(blkid_probe probe, const char *name)
+{
+    const char *value = NULL;
+    return blkid_probe_lookup_value(probe, name, &value, NULL) == 0 ? value : NULL;
+}
+
+static int take_content(blkid_probe probe, Sp__BlockDevice *device)
+{
+    const char *type = value_of(probe, "TYPE");
+    if (!type)
+        return 0;
+    Sp__Content *content = malloc(sizeof(*content));
+    if (!content)
+        return -ENOMEM;
+    sp__content__init(content);
+    device->content = content;
+    int r = message_text(&content->type, type);
+    if (r == 0)
+        r = message_text(&content->uuid, value_of(probe, "UUID"));
+    if (r == 0)
+        r = message_text(&content->label, value_of(probe, "LABEL"));
+    if (r == 0)
+        r = message_text(&content->usage, value_of(probe, "USAGE"));
+    return r;
+}
+
+/* The entries of the disk's table, matched to its partitions by where they start. */
+static int take_partition_uuids(struct scan *scan, blkid_probe probe, const char *disk)
+{
+    blkid_partlist list = blkid_probe_get_partitions(probe);
+    int r = 0;
+    for (int n = list ? blkid_partlist_numof_partitions(list) : 0; r == 0 && n > 0; n--) {
+        blkid_partition entry = blkid_partlist_get_partition(list, n - 1);
+        const char *uuid = entry ? blkid_partition_get_uuid(entry) : NULL;
+        if (!uuid)
+            continue;
+        uint64_t start = (uint64_t)blkid_partition_get_start(entry) * 512;
+        for (size_t i = 0; r == 0 && i < scan->count; i++) {
+            Sp__BlockDevice *m = scan->devices[i].message;
+            if (strcmp(m->type, "partition") == 0 && strcmp(m->parents[0], disk) == 0 &&
+                m->parent_offset_bytes == start)
+                r = message_text(&m->partition_uuid, uuid);
+        }
+    }
+    return r;
+}
+
+static int probe_device(struct scan *scan, struct scan_device *device, int fd)
+{
+    Sp__BlockDevice *m = device->message;
+    SP_CLEANUP(probe) blkid_probe probe = blkid_new_probe();
+    if (!probe || blkid_probe_set_device(probe, fd, 0, 0) < 0)
+        return 0;
+    blkid_probe_enable_superblocks(probe, 1);
+    blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID |
+                                                 BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE);
+    blkid_probe_enable_partitions(probe, 1);
+    if (blkid_do_safeprobe(probe) != 0)
+        return 0; /* nothing, ambiguous or unreadable: no content is claimed */
+    int r = message_text(&m->partition_table, value_of(probe, "PTTYPE"));
+    if (r == 0)
+        r = message_text(&m->table_uuid, value_of(probe, "PTUUID"));
+    if (r == 0 && !device->parted)
+        r = take_content(probe, m);
+    if (r == 0 && device->parted)
+        r = take_partition_uuids(scan, probe, m->name);
+    return r;
+}
+
+static int fill_file_system_uuids(struct scan *scan)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < scan->inventory->n_file_systems; i++) {
+        Sp__FileSystem *fs = scan->inventory->file_systems[i];
+        struct scan_device *device = scan_named(scan, fs->device);
+        if (device && device->message->content)
+            r = message_text(&fs->uuid, device->message->content->uuid);
+    }
+    return r;
+}
+
+int scan_contents(struct scan *scan)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < scan->count; i++) {
+        struct scan_device *device = &scan->devices[i];
+        if (strcmp(device->message->type, "rom") == 0)
+            continue; /* reading may spin up or wait for a medium */
+        SP_FD int fd = scan_open(scan, device);
+        if (fd >= 0)
+            r = probe_device(scan, device, fd);
+    }
+    return r == 0 ? fill_file_system_uuids(scan) : r;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The frozen list: what is frozen, or about to be, in a MAP_SHARED file on a tmpfs. The freezer
+ * writes it, the agent reads it; whoever is left alive thaws by it.
+ *
+ *   an entry:   IDLE ─▶ FREEZING ─▶ FROZEN ─▶ THAWING ─▶ THAWED
+ *                          │  └───▶ REFUSED (FIFREEZE failed)
+ *                          └──────▶ ABANDONED (FIFREEZE had not returned when the hold ended)
+ *                                       └──▶ THAWING ─▶ THAWED, by the thread that issued it
+ *
+ * FREEZING is written before the ioctl, so a freezer that dies at any instruction leaves every file
+ * system that it may have frozen in FREEZING, FROZEN, ABANDONED or THAWING; these four, and nothing
+ * else, may be thawed by another process, once the freezer has really exited (a FIFREEZE cannot be
+ * interrupted: before its exit the state is not final).
+ *
+ * A living freezer holds flock(LOCK_EX) on its own open file description of the file. */
+#ifndef SEALPOINT_AGENT_FREEZE_LIST_H
+#define SEALPOINT_AGENT_FREEZE_LIST_H
+
+#include "base/why.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { FREEZE_LIST_MOST = 256, FREEZE_LIST_VERSION = 1 };
+#define FREEZE_LIST_MAGIC "spfrozen"
+
+enum freeze_entry_state {
+    FREEZE_ENTRY_IDLE = 0,
+    FREEZE_ENTRY_FREEZING,
+    FREEZE_ENTRY_FROZEN,
+    FREEZE_ENTRY_ABANDONED,
+    FREEZE_ENTRY_THAWING,
+    FREEZE_ENTRY_THAWED,
+    FREEZE_ENTRY_REFUSED
+};
+
+enum freeze_phase {
+    FREEZE_PHASE_IDLE = 0,
+    FREEZE_PHASE_FREEZING,
+    FREEZE_PHASE_HELD,
+    FREEZE_PHASE_THAWING,
+    FREEZE_PHASE_ENDED
+};
+
+enum freeze_end {
+    FREEZE_END_NONE = 0,
+    FREEZE_END_COMMAND,
+    FREEZE_END_DEADLINE,
+    FREEZE_END_AGENT_LOST,
+    FREEZE_END_FREEZER_LOST
+};
+/* "command", "deadline", "agent lost", "freezer lost"; "" for none. */
+const char *freeze_end_name(enum freeze_end end);
+
+/* Times are CLOCK_MONOTONIC nanoseconds, 0: has not happened. Errors are positive errnos. */
+struct freeze_entry {
+    _Atomic uint32_t state;
+    int32_t freeze_error, thaw_error;
+    uint32_t level; /* higher is frozen first and thawed last */
+    uint64_t freeze_from_ns, freeze_to_ns, thaw_from_ns, thaw_to_ns;
+    char devno[24]; /* as in mountinfo */
+    char mount_point[520];
+};
+
+struct freeze_list {
+    char magic[8];
+    uint32_t version, size;
+    _Atomic uint32_t phase, ended_by, count;
+    char operation_id[64];
+    _Atomic uint64_t deadline_ns;
+    struct freeze_entry entries[FREEZE_LIST_MOST];
+};
+
+/* Creates (or empties) and maps the list <folder>/frozen. The folder must be on a tmpfs or ramfs:
+ * on a file system that may be frozen, writing the list would block. */
+int freeze_list_create(const char *folder, int *ret_fd, struct freeze_list **ret,
+                       struct sp_why *why);
+/* Maps the list behind fd (the freezer does). */
+int freeze_list_map(int fd, struct freeze_list **ret);
+void freeze_list_unmap(struct freeze_list *list);
+
+/* True if another process may have to thaw this entry. */
+bool freeze_entry_unsettled(const struct freeze_entry *entry);
+uint64_t freeze_now_ns(void);
+
+/* Thaws what a dead freezer left in <folder>/frozen: waits up to wait_s seconds for its exit, opens
+ * the file systems by the device number in mountinfo, and writes a line for each to `out` (may be
+ * NULL). 0: nothing is left frozen (also when there is no list), -EBUSY: a freezer still lives,
+ * another negative errno: something could not be thawed. */
+int freeze_list_thaw_left_over(const char *folder, unsigned wait_s, FILE *out, struct sp_why *why);
+
+#endif

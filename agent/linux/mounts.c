@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "agent/linux/scan.h"
+#include "agent/message.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include <errno.h>
+#include <libmount/libmount.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+SP_DEFINE_CLEANUP(table, struct libmnt_table *, mnt_unref_table)
+SP_DEFINE_CLEANUP(iter, struct libmnt_iter *, mnt_free_iter)
+
+const char *scan_resolve(struct scan *scan, const char *source)
+{
+    static const char mapper[] = "/dev/mapper/";
+    if (!source || strncmp(source, "/dev/", 5) != 0)
+        return "";
+    struct scan_device *device = scan_named(scan, source + 5);
+    if (!device && strncmp(source, mapper, sizeof(mapper) - 1) == 0)
+        for (size_t i = 0; i < scan->count && !device; i++)
+            if (strcmp(scan->devices[i].message->dm_name, source + sizeof(mapper) - 1) == 0)
+                device = &scan->devices[i];
+    char path[PATH_MAX];
+    if (!device && realpath(source, path) && strncmp(path, "/dev/", 5) == 0)
+        device = scan_named(scan, path + 5);
+    return device ? device->message->name : "";
+}
+
+/* Superblock options: those of one mount may differ, and a sandbox changes them. */
+static bool superblock_read_only(struct libmnt_fs *fs)
+{
+    char *value;
+    size_t size;
+    const char *options = mnt_fs_get_fs_options(fs);
+    return options && mnt_optstr_get_option(options, "ro", &value, &size) == 0;
+}
+
+static bool is_network(struct libmnt_fs *fs)
+{
+    static const char *const more[] = {"9p",        "virtiofs",       "ceph",
+                                       "glusterfs", "fuse.glusterfs", "lustre"};
+    const char *type = mnt_fs_get_fstype(fs);
+    if (mnt_fs_is_netfs(fs))
+        return true;
+    for (size_t i = 0; type && i < SP_COUNT(more); i++)
+        if (strcmp(type, more[i]) == 0)
+            return true;
+    return false;
+}
+
+static struct scan_device *device_of(struct scan *scan, struct libmnt_fs *fs, char devno[24])
+{
+    dev_t number = mnt_fs_get_devno(fs);
+    snprintf(devno, 24, "%u:%u", major(number), minor(number));
+    if (major(number) != 0)
+        return scan_numbered(scan, devno);
+    /* btrfs and others have a number of their own, but name a device as source. */
+    return mnt_fs_is_pseudofs(fs) ? NULL
+                                  : scan_named(scan, scan_resolve(scan, mnt_fs_get_source(fs)));
+}
+
+static Sp__FileSystem *find_superblock(struct scan *scan, const char *devno)
+{
+    for (size_t i = 0; i < scan->inventory->n_file_systems; i++)
+        if (strcmp(scan->inventory->file_systems[i]->devno, devno) == 0)
+            return scan->inventory->file_systems[i];
+    return NULL;
+}
+
+static int add_superblock(struct scan *scan, struct libmnt_fs *fs, const char *devno,
+                          const struct scan_device *device, bool network)
+{
+    Sp__FileSystem *m = malloc(sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    sp__file_system__init(m);
+    int r = message_append(&scan->inventory->file_systems, &scan->inventory->n_file_systems, m);
+    if (r < 0) {
+        free(m);
+        return r;
+    }
+    r = message_text(&m->mount_point, mnt_fs_get_target(fs));
+    if (r == 0)
+        r = message_text(&m->type, mnt_fs_get_fstype(fs));
+    if (r == 0)
+        r = message_text(&m->devno, devno);
+    if (r == 0 && device)
+        r = message_text(&m->device, device->message->name);
+    m->read_only = superblock_read_only(fs);
+    m->network = network;
+    m->has_block_device = device != NULL;
+    return r;
+}
+
+static int remember_mount(struct scan *scan, const char *point, const char *device)
+{
+    struct scan_mount *grown =
+        reallocarray(scan->mounts, scan->mount_count + 1, sizeof(*scan->mounts));
+    if (!grown)
+        return -ENOMEM;
+    scan->mounts = grown;
+    struct scan_mount *mount = &grown[scan->mount_count++];
+    *mount = (struct scan_mount){.point = strdup(point), .device = strdup(device)};
+    return mount->point && mount->device ? 0 : -ENOMEM;
+}
+
+static int add_mount_point(Sp__BlockDevice *device, const char *point)
+{
+    for (size_t i = 0; i < device->n_mount_points; i++)
+        if (strcmp(device->mount_points[i], point) == 0)
+            return 0;
+    return message_append_text(&device->mount_points, &device->n_mount_points, point);
+}
+
+static int add_mount(struct scan *scan, struct libmnt_fs *fs)
+{
+    char devno[24];
+    const char *point = mnt_fs_get_target(fs), *root = mnt_fs_get_root(fs);
+    if (!point)
+        return 0;
+    struct scan_device *device = device_of(scan, fs, devno);
+    bool network = !device && is_network(fs);
+    int r = remember_mount(scan, point, device ? device->message->name : "");
+    if (r == 0 && device)
+        r = add_mount_point(device->message, point);
+    if (r < 0 || (!device && !network))
+        return r;
+    Sp__FileSystem *known = find_superblock(scan, devno);
+    if (!known)
+        return add_superblock(scan, fs, devno, device, network);
+    /* One superblock once: the mount of its root speaks for it, not a bind mount of a part. */
+    if (root && strcmp(root, "/") == 0 && strlen(point) < strlen(known->mount_point))
+        return message_text(&known->mount_point, point);
+    return 0;
+}
+
+int scan_mounts(struct scan *scan)
+{
+    SP_FREE char *path = sp_format("%s/self/mountinfo", scan->roots->proc);
+    SP_CLEANUP(table) struct libmnt_table *table = mnt_new_table();
+    SP_CLEANUP(iter) struct libmnt_iter *iter = mnt_new_iter(MNT_ITER_FORWARD);
+    if (!path || !table || !iter)
+        return -ENOMEM;
+    int r = mnt_table_parse_file(table, path);
+    if (r != 0)
+        return r < 0 ? r : -EINVAL;
+    struct libmnt_fs *fs;
+    while (r == 0 && mnt_table_next_fs(table, iter, &fs) == 0)
+        r = add_mount(scan, fs);
+    return r;
+}
+
+/* ---- what loop devices lie on ---- */
+
+/* The device that holds the file: of the mounts above its path the longest, of equals the last,
+ * which hides the others. */
+static const char *holder_of(const struct scan *scan, const char *path)
+{
+    const char *device = "";
+    size_t longest = 0;
+    for (size_t i = 0; i < scan->mount_count; i++) {
+        const char *point = scan->mounts[i].point;
+        size_t n = strlen(point);
+        bool root = strcmp(point, "/") == 0;
+        if (root || (strncmp(path, point, n) == 0 && (path[n] == '/' || path[n] == 0))) {
+            if (n >= longest) {
+                longest = n;
+                device = scan->mounts[i].device;
+            }
+        }
+    }
+    return device;
+}
+
+int scan_loops(struct scan *scan)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < scan->count; i++) {
+        struct scan_device *device = &scan->devices[i];
+        if (!device->backing_file || device->backing_file[0] != '/')
+            continue;
+        const char *holder = holder_of(scan, device->backing_file);
+        if (*holder && strcmp(holder, device->message->name) != 0)
+            r = message_append_text(&device->message->parents, &device->message->n_parents, holder);
+    }
+    return r;
+}

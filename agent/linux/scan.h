@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The parts of one inventory_read(), in their order:
+ *
+ *   scan_devices ─▶ scan_mounts ─▶ scan_loops ─▶ scan_contents ─▶ scan_volumes
+ *   sysfs            mountinfo      stack            libblkid        dm, headers, extents */
+#ifndef SEALPOINT_AGENT_SCAN_H
+#define SEALPOINT_AGENT_SCAN_H
+
+#include "agent/inventory.h"
+#include <stddef.h>
+
+/* What kind of mapping a dm device is, from its uuid. */
+enum scan_dm {
+    SCAN_DM_NONE,
+    SCAN_DM_OTHER,
+    SCAN_DM_LVM,
+    SCAN_DM_LUKS1,
+    SCAN_DM_LUKS2,
+    SCAN_DM_PLAIN,
+    SCAN_DM_BITLOCKER,
+    SCAN_DM_TCRYPT,
+    SCAN_DM_FVAULT2,
+    SCAN_DM_CRYPT_PART /* dm-integrity below LUKS2 */,
+    SCAN_DM_MULTIPATH
+};
+
+struct scan_device {
+    Sp__BlockDevice *message; /* owned by the inventory */
+    char folder[512];         /* in sysfs */
+    char *backing_file;       /* loop */
+    enum scan_dm dm;
+    bool suspended; /* dm: a read would block */
+    bool parted;    /* has partitions */
+};
+
+struct scan {
+    const struct inventory_roots *roots;
+    Sp__Inventory *inventory;
+    struct scan_device *devices; /* as inventory->devices, same order */
+    size_t count;
+    struct scan_mount {
+        char *point, *device; /* every mount, also binds; kernel name */
+    } * mounts;
+    size_t mount_count;
+};
+
+int scan_devices(struct scan *scan);
+int scan_mounts(struct scan *scan);
+int scan_loops(struct scan *scan);
+int scan_contents(struct scan *scan);
+int scan_volumes(struct scan *scan);
+void scan_done(struct scan *scan);
+
+/* By kernel name, by "major:minor"; NULL: none. */
+struct scan_device *scan_named(struct scan *scan, const char *name);
+struct scan_device *scan_numbered(struct scan *scan, const char *devno);
+/* A source of a mount or of crypttab ("/dev/…", "UUID=…") as kernel name; "" if not found. */
+const char *scan_resolve(struct scan *scan, const char *source);
+/* The device, opened for reading, or negative errno. */
+int scan_open(const struct scan *scan, const struct scan_device *device);
+
+/* The id that volumes use for a disk: serial, else kernel name. */
+const char *scan_disk_id(const Sp__BlockDevice *disk);
+/* Fills the volume's extents: the whole device, mapped onto disks; leaves none where it cannot
+ * tell (striped, RAID, files). 0 or -ENOMEM. */
+int scan_extents(struct scan *scan, const struct scan_device *device, Sp__Volume *volume);
+
+/* The line of crypttab for a dm name. False if there is none. */
+struct scan_crypttab {
+    bool random_key; /* /dev/urandom and the like */
+    char hash[32];
+};
+bool scan_crypttab_find(const struct scan *scan, const char *dm_name, struct scan_crypttab *ret);
+
+/* Up to `size` bytes of a sysfs attribute, without the newline; "" if it cannot be read. */
+const char *scan_attribute(const char *folder, const char *name, char *out, size_t size);
+uint64_t scan_number(const char *folder, const char *name);
+
+/* dm.c: inventory_roots.dm_table of the system. */
+int scan_dm_table_system(void *self, const char *devno, struct inventory_dm_target *targets,
+                         unsigned most);
+/* Parses the parameters of one target; wipes the key in `parameters`. 0 or -EINVAL. */
+int scan_dm_parse(const char *type, char *parameters, struct inventory_dm_target *target);
+
+#endif

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "agent/run.h"
+#include "agent/enrol.h"
+#include "agent/linux/changes.h"
+#include "agent/session.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/file.h>
+
+enum { TICK_MS = 1000, RENEW_AGAIN_MS = 600000 };
+
+struct agent {
+    const struct agent_config *config;
+    struct agent_identity identity;
+    int lock;
+    struct rpc_loop *loop;
+    struct worker *worker;
+    struct quiesce *quiesce;
+    struct commands *commands;
+    struct session *session;
+    struct changes *changes;
+    _Atomic bool reading;  /* an inventory job is queued */
+    _Atomic bool renewing; /* a renewal job is queued or runs */
+    _Atomic bool renewed;  /* the state folder holds a new certificate */
+    uint64_t renew_next_ms;
+};
+
+/* ---- jobs ---- */
+
+static void read_inventory(void *arg)
+{
+    struct agent *a = arg;
+    atomic_store(&a->reading, false);
+    Sp__Inventory *inventory = NULL;
+    struct sp_why why = {0};
+    int r = inventory_read(&inventory_roots_system, &inventory, &why);
+    if (r < 0) {
+        sp_log_error("cannot read the inventory", r, &why, NULL);
+        return;
+    }
+    if (a->changes)
+        changes_watch(a->changes, inventory);
+    session_set_inventory(a->session, inventory);
+}
+
+static void on_changed(void *self)
+{
+    struct agent *a = self;
+    if (!atomic_exchange(&a->reading, true) && worker_push(a->worker, read_inventory, a) < 0)
+        atomic_store(&a->reading, false);
+}
+
+static void on_signal(void *self, int number)
+{
+    struct agent *a = self;
+    (void)number;
+    session_stop(a->session);
+    rpc_loop_stop(a->loop);
+}
+
+static void renew(void *arg)
+{
+    struct agent *a = arg;
+    struct sp_why why = {0};
+    struct agent_identity identity;
+    int r = agent_identity_load(a->config->state, &identity, &why);
+    if (r == 0)
+        r = agent_renew(a->config, &identity, &why);
+    agent_identity_free(&identity);
+    if (r < 0)
+        sp_log_error("cannot renew the certificate", r, &why, NULL);
+    else
+        atomic_store(&a->renewed, true);
+    atomic_store(&a->renewing, false);
+}
+
+/* ---- the loop ---- */
+
+static void use_renewed(struct agent *a)
+{
+    struct agent_identity identity;
+    struct sp_why why = {0};
+    int r = agent_identity_load(a->config->state, &identity, &why);
+    if (r == 0)
+        r = session_use_identity(a->session, &identity, &why);
+    if (r < 0) {
+        sp_log_error("cannot use the new certificate", r, &why, NULL);
+        agent_identity_free(&identity);
+        return;
+    }
+    /* The session has let go of the old one. */
+    agent_identity_free(&a->identity);
+    a->identity = identity;
+    char until[24];
+    sp_log(SP_LOG_INFO, "certificate renewed", "valid-until",
+           sp_time_text(identity.expires_ms, until), NULL);
+}
+
+static bool is_frozen(struct agent *a)
+{
+    Sp__FreezeState *state = malloc(sizeof(*state));
+    if (!state)
+        return true;
+    sp__freeze_state__init(state);
+    bool frozen = quiesce_state(a->quiesce, state) < 0 || state->frozen;
+    sp__freeze_state__free_unpacked(state, NULL);
+    return frozen;
+}
+
+static void tick(void *arg)
+{
+    struct agent *a = arg;
+    session_tick(a->session);
+    uint64_t now = sp_clock_monotonic_ms(&sp_clock_system);
+    if (atomic_load(&a->renewed)) {
+        /* A freeze is ended through the stream that began it. */
+        if (!is_frozen(a)) {
+            atomic_store(&a->renewed, false);
+            use_renewed(a);
+        }
+        return;
+    }
+    if (now < a->renew_next_ms ||
+        sp_clock_system.wall_ms(sp_clock_system.self) < agent_identity_renew_at_ms(&a->identity))
+        return;
+    a->renew_next_ms = now + RENEW_AGAIN_MS;
+    if (!atomic_exchange(&a->renewing, true) && worker_push(a->worker, renew, a) < 0)
+        atomic_store(&a->renewing, false);
+}
+
+static void on_answer(void *self, const Sp__Answer *answer)
+{
+    session_answer(((struct agent *)self)->session, answer);
+}
+
+static void on_freeze_ended(void *self, const char *operation_id, const char *ended_by)
+{
+    struct agent *a = self;
+    sp_log(SP_LOG_WARNING, "freeze ended", "operation", operation_id, "by", ended_by, NULL);
+    SP_FREE char *text = sp_format("operation %s: ended by %s", operation_id, ended_by);
+    if (a->session && text)
+        session_event(a->session, "freeze-ended", text);
+}
+
+/* ---- start and end ---- */
+
+static int lock_runtime(struct agent *a, struct sp_why *why)
+{
+    int r = sp_make_directories(a->config->runtime, 0700);
+    if (r < 0)
+        return sp_why_set(why, r, "cannot make '%s'", a->config->runtime);
+    SP_FREE char *path = sp_format("%s/agent.lock", a->config->runtime);
+    if (!path)
+        return -ENOMEM;
+    a->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (a->lock < 0)
+        return sp_why_set(why, -errno, "cannot open '%s'", path);
+    if (flock(a->lock, LOCK_EX | LOCK_NB) < 0)
+        return sp_why_set(why, -EBUSY, "another agent runs with '%s'", a->config->runtime);
+    return 0;
+}
+
+static int start(struct agent *a, struct sp_why *why)
+{
+    int r = agent_identity_load(a->config->state, &a->identity, why);
+    if (r == 0)
+        r = lock_runtime(a, why);
+    if (r == 0) {
+        /* The freezer before gRPC: it shall not inherit what that opens. */
+        struct quiesce_options quiesce = {.config = a->config,
+                                          .roots = &inventory_roots_system,
+                                          .on_ended = on_freeze_ended,
+                                          .self = a};
+        r = quiesce_new(&quiesce, &a->quiesce, why);
+    }
+    if (r == 0 && quiesce_lock_error(a->quiesce))
+        sp_log(SP_LOG_WARNING, "the freezer could not lock its memory", "error",
+               strerror(quiesce_lock_error(a->quiesce)), NULL);
+    if (r == 0)
+        r = worker_new(&a->worker);
+    if (r == 0)
+        r = rpc_loop_new(&a->loop);
+    if (r == 0) {
+        struct session_options session = {.config = a->config,
+                                          .loop = a->loop,
+                                          .quiesce = a->quiesce,
+                                          .controller = agent_controller(a->config, &a->identity)};
+        r = session_new(&session, &a->identity, &a->session, why);
+    }
+    if (r == 0) {
+        struct commands_options commands = {.worker = a->worker,
+                                            .quiesce = a->quiesce,
+                                            .roots = &inventory_roots_system,
+                                            .answer = on_answer,
+                                            .self = a};
+        r = commands_new(&commands, &a->commands);
+    }
+    if (r < 0)
+        return r;
+    session_set_commands(a->session, a->commands);
+    struct changes_options changes = {.changed = on_changed, .ended = on_signal, .self = a};
+    r = changes_new(&changes, &a->changes);
+    if (r == 0)
+        on_changed(a);
+    return r;
+}
+
+static void finish(struct agent *a)
+{
+    changes_free(a->changes);
+    if (a->quiesce)
+        quiesce_abort(a->quiesce); /* or the worker might wait out a lease */
+    worker_free(a->worker);
+    quiesce_free(a->quiesce);
+    a->quiesce = NULL;
+    session_free(a->session);
+    commands_free(a->commands);
+    rpc_loop_free(a->loop);
+    agent_identity_free(&a->identity);
+    if (a->lock >= 0)
+        close(a->lock);
+}
+
+int agent_run(const struct agent_config *config, struct sp_why *why)
+{
+    struct agent a = {.config = config, .lock = -1};
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    rpc_setup();
+    int r = start(&a, why);
+    if (r == 0) {
+        sp_log(SP_LOG_INFO, "agent started", "version", SEALPOINT_VERSION, "machine",
+               a.identity.machine, "controller", agent_controller(config, &a.identity), NULL);
+        rpc_loop_every(a.loop, TICK_MS, tick, &a);
+        tick(&a); /* dials at once */
+        rpc_loop_run(a.loop);
+        sp_log(SP_LOG_INFO, "agent ends", NULL);
+    }
+    finish(&a);
+    rpc_teardown();
+    return r;
+}

@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "agent/session.h"
+#include "agent/host.h"
+#include "agent/message.h"
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "rpc/methods.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PROTOCOL = 1,
+    WELCOME_MS = 30000,
+    FIRST_RETRY_MS = 1000,
+    MOST_RETRY_MS = 60000,
+    HEARTBEAT_MS = 60000,
+    LEAST_HEARTBEAT_MS = 500
+};
+
+static const char *const capabilities[] = {"freeze", "inventory"};
+
+enum state { WAITING, CONNECTING, OPEN };
+
+struct session {
+    struct session_options options;
+    const struct agent_identity *identity;
+    struct commands *commands;
+    struct rpc_channel *channel;
+    struct rpc_method method;
+    struct host_facts host;
+    uint8_t epoch[16];
+    uint64_t retry_at_ms, connected_at_ms, heartbeat_at_ms;
+    unsigned retry_ms, heartbeat_every_ms;
+    uint64_t heartbeats;
+    bool quarantined;
+    unsigned goodbye_ms;
+
+    pthread_mutex_t lock; /* what other threads touch */
+    enum state state;
+    struct rpc_call *call;
+    bool stopping;
+    Sp__Inventory *inventory;
+    uint8_t sent_digest[32];
+    bool inventory_due;
+    uint64_t inventories;
+};
+
+static uint64_t now_ms(void)
+{
+    return sp_clock_monotonic_ms(&sp_clock_system);
+}
+
+/* ---- sending ---- */
+
+/* A reference to the open call, NULL if there is none. */
+static struct rpc_call *hold_call(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct rpc_call *call = s->state == OPEN ? s->call : NULL;
+    if (call)
+        rpc_ref(call);
+    pthread_mutex_unlock(&s->lock);
+    return call;
+}
+
+static int send_message(struct session *s, const Sp__AgentMessage *message)
+{
+    struct rpc_call *call = hold_call(s);
+    if (!call)
+        return -ENOTCONN;
+    int r = rpc_send(call, &message->base);
+    rpc_unref(call);
+    return r;
+}
+
+void session_answer(struct session *s, const Sp__Answer *answer)
+{
+    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+    message.kind_case = SP__AGENT_MESSAGE__KIND_ANSWER;
+    message.answer = (Sp__Answer *)(uintptr_t)answer;
+    send_message(s, &message); /* failing: it is kept, and asked for again by its operation id */
+}
+
+void session_event(struct session *s, const char *kind, const char *text)
+{
+    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+    Sp__AgentEvent event = SP__AGENT_EVENT__INIT;
+    event.at_unix_ms = sp_clock_system.wall_ms(sp_clock_system.self);
+    event.kind = (char *)(uintptr_t)kind;
+    event.text = (char *)(uintptr_t)text;
+    message.kind_case = SP__AGENT_MESSAGE__KIND_EVENT;
+    message.event = &event;
+    send_message(s, &message);
+}
+
+void session_set_inventory(struct session *s, Sp__Inventory *inventory)
+{
+    pthread_mutex_lock(&s->lock);
+    Sp__Inventory *old = s->inventory;
+    s->inventory = inventory;
+    if (!old || memcmp(s->sent_digest, inventory->digest.data, 32) != 0)
+        s->inventory_due = true;
+    pthread_mutex_unlock(&s->lock);
+    sp__inventory__free_unpacked(old, NULL);
+}
+
+static void send_inventory(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    Sp__Inventory *inventory = NULL;
+    if (s->inventory && s->inventory_due) {
+        inventory = (Sp__Inventory *)sp_message_copy(&s->inventory->base);
+        s->inventory_due = false;
+        memcpy(s->sent_digest, s->inventory->digest.data, 32);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!inventory)
+        return;
+    inventory->sequence = ++s->inventories;
+    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+    message.kind_case = SP__AGENT_MESSAGE__KIND_INVENTORY;
+    message.inventory = inventory;
+    if (send_message(s, &message) < 0) {
+        pthread_mutex_lock(&s->lock);
+        s->inventory_due = true;
+        pthread_mutex_unlock(&s->lock);
+    }
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static Sp__FreezeState *freeze_state(struct session *s)
+{
+    Sp__FreezeState *state = malloc(sizeof(*state));
+    if (!state)
+        return NULL;
+    sp__freeze_state__init(state);
+    quiesce_state(s->options.quiesce, state);
+    return state;
+}
+
+static void send_heartbeat(struct session *s)
+{
+    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+    Sp__Heartbeat heartbeat = SP__HEARTBEAT__INIT;
+    heartbeat.sequence = ++s->heartbeats;
+    heartbeat.boottime_ms = inventory_boottime_ms();
+    heartbeat.rss_bytes = host_rss_bytes();
+    heartbeat.freeze = freeze_state(s);
+    message.kind_case = SP__AGENT_MESSAGE__KIND_HEARTBEAT;
+    message.heartbeat = &heartbeat;
+    send_message(s, &message);
+    if (heartbeat.freeze)
+        sp__freeze_state__free_unpacked(heartbeat.freeze, NULL);
+    s->heartbeat_at_ms = now_ms() + s->heartbeat_every_ms;
+}
+
+static int send_hello(struct session *s, struct rpc_call *call)
+{
+    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+    Sp__Hello hello = SP__HELLO__INIT;
+    hello.protocol_min = hello.protocol_max = PROTOCOL;
+    hello.agent_version = (char *)(uintptr_t)SEALPOINT_VERSION;
+    hello.capabilities = (char **)(uintptr_t)capabilities;
+    hello.n_capabilities = sizeof(capabilities) / sizeof(capabilities[0]);
+    hello.machine_id = s->identity->machine;
+    hello.machine_name = s->options.config->name;
+    hello.smbios_uuid = s->host.smbios_uuid;
+    hello.vm_generation_id = s->host.vm_generation_id;
+    hello.boot_id = s->host.boot_id;
+    hello.session_epoch = (ProtobufCBinaryData){.len = sizeof(s->epoch), .data = s->epoch};
+    hello.os = s->host.os;
+    hello.kernel = s->host.kernel;
+    hello.max_lease_ms = (uint32_t)s->options.config->max_lease_ms;
+    hello.freeze = freeze_state(s);
+    hello.session_started_boottime_ms = inventory_boottime_ms();
+    if (s->identity->mark)
+        hello.identity_mark = s->identity->mark;
+    message.kind_case = SP__AGENT_MESSAGE__KIND_HELLO;
+    message.hello = &hello;
+    int r = rpc_send(call, &message.base);
+    if (hello.freeze)
+        sp__freeze_state__free_unpacked(hello.freeze, NULL);
+    return r;
+}
+
+/* ---- waiting ---- */
+
+static unsigned jittered(unsigned ms)
+{
+    uint32_t random = 0;
+    if (sp_random(&random, sizeof(random)) < 0)
+        return ms;
+    return ms / 2 + (unsigned)((uint64_t)ms * random >> 32);
+}
+
+static void wait_for_retry(struct session *s)
+{
+    unsigned ms = jittered(s->retry_ms);
+    s->retry_ms *= 2;
+    if (s->retry_ms > s->options.most_retry_ms)
+        s->retry_ms = s->options.most_retry_ms;
+    if (s->goodbye_ms)
+        ms = s->goodbye_ms / 2 + jittered(s->goodbye_ms / 2);
+    s->goodbye_ms = 0;
+    s->retry_at_ms = now_ms() + ms;
+}
+
+/* ---- receiving ---- */
+
+static void drop(struct session *s, const char *text)
+{
+    sp_log(SP_LOG_WARNING, "session refused", "why", text, NULL);
+    rpc_cancel(s->call);
+}
+
+static void welcome(struct session *s, const Sp__Welcome *m)
+{
+    if (s->state == OPEN) {
+        drop(s, "a second Welcome");
+        return;
+    }
+    if (m->protocol != PROTOCOL) {
+        drop(s, "the controller speaks no protocol that this agent knows");
+        return;
+    }
+    if (s->commands && commands_set_fence(s->commands, m->fence) < 0) {
+        drop(s, "an older controller: its fence is behind the one seen before");
+        return;
+    }
+    s->quarantined = m->quarantined;
+    if (s->commands)
+        commands_set_quarantined(s->commands, m->quarantined);
+    s->heartbeat_every_ms = m->heartbeat_ms ? m->heartbeat_ms : HEARTBEAT_MS;
+    if (s->heartbeat_every_ms < LEAST_HEARTBEAT_MS)
+        s->heartbeat_every_ms = LEAST_HEARTBEAT_MS;
+    s->retry_ms = s->options.first_retry_ms;
+    pthread_mutex_lock(&s->lock);
+    s->state = OPEN;
+    s->inventory_due = true;
+    s->inventories = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (m->quarantined)
+        sp_log(SP_LOG_WARNING, "connected, quarantined", "controller", m->controller_name, "why",
+               m->quarantine_reason, NULL);
+    else
+        sp_log(SP_LOG_INFO, "connected", "controller", m->controller_name, "fence",
+               SP_LOG_NUMBER(m->fence), NULL);
+    send_heartbeat(s);
+    if (!s->quarantined)
+        send_inventory(s);
+}
+
+static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+    struct session *s = rpc_data(call);
+    const Sp__ControllerMessage *m = (const Sp__ControllerMessage *)message;
+    switch (m->kind_case) {
+    case SP__CONTROLLER_MESSAGE__KIND_WELCOME:
+        welcome(s, m->welcome);
+        break;
+    case SP__CONTROLLER_MESSAGE__KIND_COMMAND:
+        if (s->state != OPEN)
+            drop(s, "a command before Welcome");
+        else if (s->commands)
+            commands_receive(s->commands, m->command);
+        break;
+    case SP__CONTROLLER_MESSAGE__KIND_GOODBYE:
+        sp_log(SP_LOG_INFO, "controller says goodbye", "text", m->goodbye->text, NULL);
+        s->goodbye_ms = m->goodbye->retry_after_ms;
+        rpc_finish(call, RPC_OK, NULL);
+        break;
+    default:
+        break; /* a later controller's message */
+    }
+}
+
+static void on_closed(struct rpc_call *call, int status, const char *detail)
+{
+    struct session *s = rpc_data(call);
+    pthread_mutex_lock(&s->lock);
+    bool was_open = s->state == OPEN, stopping = s->stopping;
+    s->state = WAITING;
+    struct rpc_call *mine = s->call;
+    s->call = NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (mine)
+        rpc_unref(mine);
+    if (stopping)
+        return;
+    wait_for_retry(s);
+    sp_log(SP_LOG_WARNING, was_open ? "disconnected" : "cannot connect", "controller",
+           s->options.controller, "status", rpc_status_name(status), "detail", detail,
+           "next-try-ms", SP_LOG_NUMBER(s->retry_at_ms - now_ms()), NULL);
+}
+
+/* ---- dialling ---- */
+
+static void dial(struct session *s)
+{
+    struct rpc_call *call = NULL;
+    s->connected_at_ms = now_ms();
+    pthread_mutex_lock(&s->lock);
+    bool stopping = s->stopping;
+    if (!stopping)
+        s->state = CONNECTING;
+    pthread_mutex_unlock(&s->lock);
+    if (stopping)
+        return;
+    int r = rpc_open(s->options.loop, s->channel, &s->method, 0, s, &call);
+    if (r < 0) {
+        pthread_mutex_lock(&s->lock);
+        s->state = WAITING;
+        pthread_mutex_unlock(&s->lock);
+        wait_for_retry(s);
+        sp_log_error("cannot dial", r, NULL, NULL);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    s->call = call;
+    pthread_mutex_unlock(&s->lock);
+    send_hello(s, call);
+}
+
+void session_tick(struct session *s)
+{
+    uint64_t now = now_ms();
+    switch (s->state) {
+    case WAITING:
+        if (now >= s->retry_at_ms)
+            dial(s);
+        break;
+    case CONNECTING:
+        if (now - s->connected_at_ms > WELCOME_MS && s->call)
+            rpc_cancel(s->call);
+        break;
+    case OPEN:
+        if (now >= s->heartbeat_at_ms)
+            send_heartbeat(s);
+        if (!s->quarantined)
+            send_inventory(s);
+        break;
+    }
+}
+
+/* ---- life ---- */
+
+static int make_channel(struct session *s, const struct agent_identity *identity,
+                        struct sp_why *why)
+{
+    struct rpc_channel_options options = {
+        .target = s->options.controller,
+        .trust_pem = identity->trust_pem,
+        .certificate_pem = identity->certificate_pem,
+        .key_pem = identity->key_pem,
+        .domain = identity->domain,
+    };
+    struct rpc_channel *channel = NULL;
+    int r = rpc_channel_new(&options, &channel, why);
+    if (r < 0)
+        return r;
+    if (s->channel)
+        rpc_channel_free(s->channel);
+    s->channel = channel;
+    s->identity = identity;
+    return 0;
+}
+
+int session_new(const struct session_options *options, const struct agent_identity *identity,
+                struct session **ret, struct sp_why *why)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    s->options = *options;
+    if (!s->options.first_retry_ms)
+        s->options.first_retry_ms = FIRST_RETRY_MS;
+    if (!s->options.most_retry_ms)
+        s->options.most_retry_ms = MOST_RETRY_MS;
+    s->retry_ms = s->options.first_retry_ms;
+    s->method = rpc_bind("AgentLink/Session", NULL, on_message, NULL, on_closed);
+    pthread_mutex_init(&s->lock, NULL);
+    host_read(&s->host);
+    int r = sp_random(s->epoch, sizeof(s->epoch));
+    if (r == 0)
+        r = make_channel(s, identity, why);
+    if (r < 0) {
+        session_free(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+void session_free(struct session *s)
+{
+    if (!s)
+        return;
+    if (s->call)
+        rpc_unref(s->call);
+    if (s->channel)
+        rpc_channel_free(s->channel);
+    sp__inventory__free_unpacked(s->inventory, NULL);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+void session_set_commands(struct session *s, struct commands *commands)
+{
+    s->commands = commands;
+}
+
+int session_use_identity(struct session *s, const struct agent_identity *identity,
+                         struct sp_why *why)
+{
+    int r = make_channel(s, identity, why);
+    if (r < 0)
+        return r;
+    s->retry_ms = s->options.first_retry_ms;
+    if (s->call)
+        rpc_cancel(s->call); /* on_closed dials again */
+    return 0;
+}
+
+void session_stop(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    struct rpc_call *call = s->call;
+    if (call)
+        rpc_ref(call);
+    pthread_mutex_unlock(&s->lock);
+    if (call) {
+        rpc_cancel(call);
+        rpc_unref(call);
+    }
+}
+
+bool session_is_open(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool open = s->state == OPEN;
+    pthread_mutex_unlock(&s->lock);
+    return open;
+}
