@@ -15,4 +15,14 @@ enum {
     PROVER_KEY_MAX = 4096,       /* bytes of a volume key in the answer */
 };
 
+/* AddressSanitizer needs terabytes of address space and a place to speak; gcc and clang tell of it
+ * in different ways. */
+#if defined(__SANITIZE_ADDRESS__)
+#define PROVER_UNDER_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PROVER_UNDER_ASAN
+#endif
+#endif
+
 #endif

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef PROVER_UNDER_ASAN
 /* The leak check traces its own process, which the sandbox ends a process for. The same code is
  * checked for leaks in the unit tests. */
 const char *__asan_default_options(void);

@@ -4,12 +4,12 @@
  * So only the content decides. OPENS needs type and UUID equal to what the guest has mapped. Of the
  * rest:
  *
- *   WRONG_KEY       nothing is recognised, though the guest names what this very volume holds. A
- *                   wrong key and an overwritten payload look alike from here; the guest says that
- *                   the content is there, so that the key (or its parameters) is what fails. It is
- *                   also the verdict that must not be missed: the worse of the two.
- *   NOT_RECOGNISED  something is recognised that is not what the guest named (the key may well be
- *                   right), or the guest named nothing that could be compared. */
+ *   WRONG_KEY       the record's parameters differ from the mapping's; or nothing is recognised,
+ * though the guest names what this very volume holds. A wrong key and an overwritten payload look
+ * alike from here; the guest says that the content is there, so that the key (or its parameters) is
+ * what fails. It is also the verdict that must not be missed: the worse of the two. NOT_RECOGNISED
+ * something is recognised that is not what the guest named (the key may well be right), or the
+ * guest named nothing that could be compared. */
 #include "controller/keeper/prover/plain.h"
 
 #include "base/cleanup.h"
@@ -146,6 +146,47 @@ static const Sp__PlainParameters *parameters_of(const Sp__ProverProof *ask)
     return ask->volume->plain && ask->volume->plain->cipher[0] ? ask->volume->plain : NULL;
 }
 
+/* plain and plain64 count alike below 2 TiB. */
+static bool same_cipher(const char *a, const char *b, uint64_t size_bytes)
+{
+    size_t n = strlen(a), m = strlen(b), common = n < m ? n : m;
+    if (strncmp(a, b, common) != 0)
+        return false;
+    const char *rest = n < m ? b + common : a + common;
+    return !*rest || (strcmp(rest, "64") == 0 && common > 5 &&
+                      memcmp(a + common - 5, "plain", 5) == 0 && size_bytes < UINT64_C(1) << 41);
+}
+
+/* Where the guest says how it is mapped, the record has to say the same: some wrong parameters
+ * leave the beginning of a file system readable and garble what follows. */
+static const char *first_difference(const Sp__PlainParameters *record,
+                                    const Sp__PlainParameters *mapped, uint64_t size_bytes)
+{
+    uint32_t a = record->sector_bytes ? record->sector_bytes : 512;
+    uint32_t b = mapped->sector_bytes ? mapped->sector_bytes : 512;
+    if (!same_cipher(record->cipher, mapped->cipher, size_bytes))
+        return "cipher";
+    if (record->offset_sectors != mapped->offset_sectors)
+        return "offset";
+    if (record->skip_sectors != mapped->skip_sectors)
+        return "skip";
+    return a != b ? "sector size" : NULL;
+}
+
+static int check_parameters(struct proof *p, const Sp__PlainParameters *used, bool *ret_same)
+{
+    const Sp__PlainParameters *mapped = p->ask->volume->plain;
+    *ret_same = true;
+    if (!mapped || !mapped->cipher[0] || used == mapped)
+        return 0;
+    const char *what = first_difference(used, mapped, snapshot_reader(p->snapshot).size_bytes);
+    if (!what)
+        return 0;
+    *ret_same = false;
+    return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY,
+                     "the record's %s is not the one that the guest has it mapped with", what);
+}
+
 static int compare(struct proof *p, int recognised, const struct sp_why *why)
 {
     const Sp__Content *found = p->finding->content, *expected = p->ask->expected;
@@ -189,9 +230,14 @@ static int prove(struct proof *p, struct sp_why *why)
                          plain == p->ask->plain ? "record" : "mapping");
     if (r < 0)
         return r;
+    bool same;
+    r = check_parameters(p, plain, &same);
+    if (r < 0 || !same)
+        return r;
     r = plain_key(plain, p->ask->secret_type, p->secret, &key, why);
     if (r < 0)
         return end_without_key(p, r, why);
+    p->parameters_unproved = true;
     struct cipher_parameters cipher = {.name = plain->cipher,
                                        .sector_bytes =
                                            plain->sector_bytes ? plain->sector_bytes : 512,

@@ -60,12 +60,24 @@ static int note_cipher(struct proof *p, const char *name)
     return before ? proof_method(p, "%s; OpenSSL 3 %s", before, name) : -ENOMEM;
 }
 
+static int recognise(struct proof *p, const struct volume_reader *reader, struct sp_why *why)
+{
+    int r = prover_recognise(reader, p->ask->expected, &p->finding->content, why);
+    if (r == 1 && p->parameters_unproved)
+        r = prover_holds_together(reader, p->finding->content, why);
+    if (r != 1 && p->finding->content) {
+        sp__content__free_unpacked(p->finding->content, NULL);
+        p->finding->content = NULL;
+    }
+    return r;
+}
+
 static int decrypt_and_look(struct proof *p, struct payload *payload, struct sp_why *why)
 {
     struct volume_reader reader = payload_reader(payload);
     int r = read_beginning(&reader);
     if (r == 0)
-        r = prover_recognise(&reader, p->ask->expected, &p->finding->content, why);
+        r = recognise(p, &reader, why);
     if (r < 0)
         return r;
     int e = snapshot_evidence(p->snapshot, payload->start_bytes, &p->finding->sectors,

@@ -38,6 +38,7 @@ struct proof {
     struct snapshot *snapshot;
     Sp__ProverFinding *finding;
     struct sp_secret *volume_key;
+    bool parameters_unproved; /* no header vouches for them: look closer at what decrypts */
 };
 
 struct proof_kind {

@@ -169,7 +169,59 @@ int prover_recognise_table(const struct volume_reader *r, Sp__Content **ret)
     return (*ret = new_content("dos", id)) ? 1 : -ENOMEM;
 }
 
-/* ---- both ---- */
+/* ---- structure behind a superblock ---- */
+
+/* Groups times inodes of a group are all inodes: ties the first 8 bytes to the rest. */
+static bool ext_counts_fit(const uint8_t *s, uint64_t device_bytes)
+{
+    uint64_t inodes = sp_le32(s), blocks = sp_le32(s + 4), reserved = sp_le32(s + 8);
+    uint64_t first = sp_le32(s + 0x14), per_group = sp_le32(s + 0x20);
+    uint64_t inodes_per_group = sp_le32(s + 0x28), free_blocks = sp_le32(s + 12), size;
+    uint32_t shift = sp_le32(s + 0x18);
+    if (sp_le32(s + 0x60) & 0x80) { /* 64bit */
+        blocks |= (uint64_t)sp_le32(s + 0x150) << 32;
+        reserved |= (uint64_t)sp_le32(s + 0x154) << 32;
+        free_blocks |= (uint64_t)sp_le32(s + 0x158) << 32;
+    }
+    if (shift > 6 || !per_group || blocks <= first || reserved > blocks || free_blocks > blocks ||
+        __builtin_mul_overflow(blocks, UINT64_C(1024) << shift, &size) || size > device_bytes)
+        return false;
+    uint64_t groups = (blocks - first + per_group - 1) / per_group;
+    return groups <= UINT32_MAX && groups * inodes_per_group == inodes;
+}
+
+static int ext_holds_together(const struct volume_reader *r)
+{
+    uint8_t s[1024];
+    int e = r->read_at(r->self, 1024, s, sizeof(s));
+    return e < 0 ? e : ext_counts_fit(s, r->size_bytes);
+}
+
+static int xfs_holds_together(const struct volume_reader *r)
+{
+    uint8_t s[104], magic[4];
+    int e = r->read_at(r->self, 0, s, sizeof(s));
+    if (e < 0)
+        return e;
+    uint32_t sector = sp_be16(s + 102);
+    e = r->read_at(r->self, sector, magic, sizeof(magic));
+    return e < 0 ? e : memcmp(magic, "XAGF", 4) == 0;
+}
+
+int prover_holds_together(const struct volume_reader *r, const Sp__Content *c, struct sp_why *why)
+{
+    int e = strncmp(c->type, "ext", 3) == 0 && strlen(c->type) == 4 ? ext_holds_together(r)
+            : strcmp(c->type, "xfs") == 0                           ? xfs_holds_together(r)
+                                                                    : 1;
+    if (e == 0)
+        sp_why_set(why, 0,
+                   "what decrypts has the superblock of %s, but parts of it are noise, as with a "
+                   "wrong IV or sector size",
+                   c->type);
+    return e;
+}
+
+/* ---- all of it ---- */
 
 bool prover_same_content(const Sp__Content *a, const Sp__Content *b)
 {

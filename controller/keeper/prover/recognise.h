@@ -23,6 +23,14 @@ int prover_recognise(const struct volume_reader *, const Sp__Content *expected, 
 /* The partition table alone; as above. */
 int prover_recognise_table(const struct volume_reader *, Sp__Content **ret);
 
+/* Superblocks hide a wrong IV: with CBC it garbles 16 bytes of each sector, with XTS a wrong sector
+ * size leaves the first 512 bytes of each right, and libblkid may look at neither. So where the
+ * parameters are somebody's word and not a header's: does what it found hold together? ext2/3/4:
+ * the counts in the first 16 bytes of the superblock fit the rest; XFS: the sector behind the
+ * superblock is the header of a group. 1 (also for types without such a rule), 0: it does not, with
+ * a sentence; negative errno. */
+int prover_holds_together(const struct volume_reader *, const Sp__Content *, struct sp_why *);
+
 /* Type and UUID are the same, and there is a UUID. */
 bool prover_same_content(const Sp__Content *a, const Sp__Content *b);
 

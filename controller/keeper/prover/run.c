@@ -56,7 +56,7 @@ static int set_actions(posix_spawn_file_actions_t *actions, const int fds[PROVER
 {
     int e = 0;
     for (int fd = 0; !e && fd < PROVER_FD_JOB; fd++) {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef PROVER_UNDER_ASAN
         if (fd == STDERR_FILENO)
             break; /* where the sanitizers say what they found */
 #endif

@@ -2,6 +2,7 @@
 #include "controller/keeper/prover/sandbox.h"
 
 #include "base/cleanup.h"
+#include "controller/keeper/prover/descriptors.h"
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
@@ -38,7 +39,7 @@ static int set_limits(const struct sandbox_limits *limits)
         r = lower(RLIMIT_NOFILE, DESCRIPTORS);
     if (r == 0)
         r = lower(RLIMIT_CPU, limits->cpu_seconds);
-#ifndef __SANITIZE_ADDRESS__
+#ifndef PROVER_UNDER_ASAN
     if (r == 0)
         r = lower(RLIMIT_AS, limits->memory_bytes);
 #endif
@@ -251,10 +252,10 @@ static int add_conditions(scmp_filter_ctx filter)
     /* abort() of this process; limits are read, not set. */
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2,
-                             SCMP_A0(SCMP_CMP_EQ, 0), SCMP_A2(SCMP_CMP_EQ, 0));
+                             SCMP_A0(SCMP_CMP_EQ, 0, 0), SCMP_A2(SCMP_CMP_EQ, 0, 0));
     return r;
 }
 

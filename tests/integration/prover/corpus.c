@@ -307,6 +307,10 @@ static void plain_needs_the_expected_content(void **state)
     q.expected_uuid = "af78638a-2bc5-4570-9a95-86d1cccfd6ba";
     q.plain_cipher = "aes-cbc-plain64"; /* wrong parameters are as good as a wrong key */
     assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    q.plain_cipher = "aes-cbc-essiv:sha256";
+    q.plain_sector = 4096;
+    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    q.plain_sector = 0;
     q.plain_cipher = "twofish-cbc-plain64";
     assert_string_equal(name_of(verdict_of(&q)), "UNCHECKABLE");
     q.plain_cipher = "aes-cbc-essiv:sha256";
