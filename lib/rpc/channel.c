@@ -26,6 +26,8 @@ SP_DEFINE_CLEANUP(x509, X509 *, X509_free)
 static void pin_unref(void *self)
 {
     struct rpc_pin *pin = self;
+    if (pin)
+        RPC_TAG_OUT(pin);
     if (!pin || atomic_fetch_sub(&pin->refs, 1) != 1)
         return;
     free(pin->domain);
@@ -72,6 +74,7 @@ static int verify_peer(const char *target_name, const char *pem, void *self)
     struct sp_why why = {0};
 
     (void)target_name;
+    RPC_TAG_OUT(pin);
     int rc = check_peer(pin, pem, &why);
     pthread_mutex_lock(&pin->lock);
     pin->refusal = why;
@@ -121,6 +124,7 @@ static grpc_channel_credentials *make_credentials(const struct rpc_channel_optio
                                            .verify_peer_destruct = pin_unref};
     bool has_pair = o->key_pem && o->certificate_pem;
 
+    RPC_TAG_IN(pin);
     atomic_fetch_add(&pin->refs, 1); /* verify_peer_destruct gives it back */
     return grpc_ssl_credentials_create_ex(o->trust_pem, has_pair ? &pair : NULL, &verify, NULL);
 }

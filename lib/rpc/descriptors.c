@@ -150,7 +150,7 @@ static bool file_declares(struct sp_bytes file, const char *symbol)
 static bool file_is_named(struct sp_bytes file, const char *name)
 {
     struct sp_bytes is = get(file, 1);
-    return is.size == strlen(name) && memcmp(is.data, name, is.size) == 0;
+    return is.size > 0 && is.size == strlen(name) && memcmp(is.data, name, is.size) == 0;
 }
 
 static struct sp_bytes find(const struct rpc_descriptors *d, const char *what,

@@ -17,6 +17,7 @@
 #include "pki.h"
 #include "rpc/methods.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* A counter that threads raise and a test waits for. */
 struct latch {
@@ -37,8 +38,8 @@ struct rig {
     struct latch opened, closed, held, flooded;
     int flood_result;
     unsigned flood_sent;
-    int closed_status; /* of the last call that closed */
-    int deny;          /* what authorise says of users */
+    atomic_int closed_status; /* of the last call that closed */
+    int deny;                 /* what authorise says of users */
 };
 
 extern struct rig rig;
