@@ -133,6 +133,7 @@ static void close_if_over(struct rpc_call *c)
 {
     if (!c->ended || c->receiving)
         return;
+    rpc_anonymous_leave(c);
     pthread_mutex_lock(&c->lock);
     c->closed = true;
     pthread_cond_broadcast(&c->room);
@@ -234,6 +235,7 @@ static void receive_done(void *self, bool ok)
     grpc_byte_buffer *in = sp_steal(c->in);
 
     (void)ok;
+    rpc_anonymous_leave(c);
     if (in)
         take_message(c, in);
     else

@@ -89,6 +89,10 @@ struct rpc_call {
     char *address;
     struct rpc_tag on_receive, on_send, on_close, on_start;
 
+    /* Has no certificate and has not sent its request (anonymous.c). */
+    atomic_bool waiting;
+    uint64_t waiting_since_ms;
+
     struct rpc_call *next, **at; /* in loop->calls, under the loop's lock */
 
     /* Only the loop touches these. */
@@ -128,6 +132,8 @@ struct rpc_server {
     unsigned loop_count;
     uint32_t max_message, max_queue;
     unsigned accept_failures_seen;
+    uint32_t handshake_timeout_ms;
+    atomic_uint anonymous; /* calls that wait, see anonymous.c */
     bool started, stopped;
     atomic_bool stopping;
     pthread_mutex_t health_lock;
@@ -176,6 +182,12 @@ int rpc_permitted(const struct rpc_server *server, const struct rpc_call *call, 
 /* Every row has a path, messages and a permission that this server can check. */
 int rpc_check_tables(const struct rpc_method *const *tables, bool has_authorise,
                      struct sp_why *why);
+
+/* anonymous.c: false: there are too many of them. leave() is for every call; a second one does
+ * nothing. */
+bool rpc_anonymous_enter(struct rpc_server *server, struct rpc_call *call);
+void rpc_anonymous_leave(struct rpc_call *call);
+void rpc_anonymous_tick(struct rpc_server *server);
 
 /* certificate.c */
 int rpc_certificate_new(const char *certificate_path, const char *key_path, const char *trust_path,

@@ -130,7 +130,7 @@ struct rpc_server_options {
     unsigned keepalive_ms, keepalive_timeout_ms;          /* 0: 60 s, 20 s */
     uint32_t max_message_bytes;                           /* 0: 4 MiB */
     uint32_t max_send_queue;                              /* messages a call may queue; 0: 256 */
-    uint32_t handshake_timeout_ms;                        /* 0: 10 s */
+    uint32_t handshake_timeout_ms; /* 0: 10 s; also for a request without certificate */
     unsigned expected_connections; /* refuse to start if RLIMIT_NOFILE cannot hold them */
     /* Says whether this call may go on, once the kind of identity fits. Runs on the loop, before
      * open, also for RPC_ANYONE (health included). May be NULL when no row asks for a role. 0, or a

@@ -17,7 +17,7 @@ enum {
     MAX_STREAMS_PER_CONNECTION = 256,
     LEAST_PING_INTERVAL_MS = 5000,
     DESCRIPTORS_IN_RESERVE = 256, /* files, sockets of other kinds, connections in handshake */
-    LISTENER_CHECK_MS = 2000
+    TICK_MS = 1000
 };
 
 struct rpc_acceptor {
@@ -77,6 +77,10 @@ static void begin(struct rpc_server *s, struct rpc_call *c)
     }
     if (atomic_load(&s->stopping)) {
         rpc_finish(c, RPC_UNAVAILABLE, "the server is stopping");
+        return;
+    }
+    if (c->peer.kind == SP_IDENTITY_NONE && !rpc_anonymous_enter(s, c)) {
+        rpc_finish(c, RPC_RESOURCE_EXHAUSTED, "too many callers without a certificate");
         return;
     }
     c->opened = true;
@@ -174,8 +178,6 @@ static int create(struct rpc_server *s, const struct rpc_server_options *o)
     int keepalive = (int)(o->keepalive_ms ? o->keepalive_ms : RPC_DEFAULT_KEEPALIVE_MS);
     int timeout =
         (int)(o->keepalive_timeout_ms ? o->keepalive_timeout_ms : RPC_DEFAULT_KEEPALIVE_TIMEOUT_MS);
-    int handshake =
-        (int)(o->handshake_timeout_ms ? o->handshake_timeout_ms : RPC_DEFAULT_HANDSHAKE_TIMEOUT_MS);
     /* A client that pings oftener gets GOAWAY too_many_pings. */
     int least_ping =
         keepalive / 2 < LEAST_PING_INTERVAL_MS ? keepalive / 2 : LEAST_PING_INTERVAL_MS;
@@ -189,7 +191,7 @@ static int create(struct rpc_server *s, const struct rpc_server_options *o)
         rpc_int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         rpc_int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, least_ping),
         rpc_int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-        rpc_int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, handshake),
+        rpc_int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, (int)s->handshake_timeout_ms),
         /* A compressed message may grow a thousandfold before its size is looked at. */
         rpc_int_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
         rpc_int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
@@ -215,12 +217,13 @@ static int listen_on(struct rpc_server *s, const char *address, int *ret_port, s
     return 0;
 }
 
-static void check_listener(void *self)
+static void tick(void *self)
 {
     struct rpc_server *s = self;
     unsigned failures = rpc_accept_failures();
 
-    if (failures == s->accept_failures_seen)
+    rpc_anonymous_tick(s);
+    if (failures == s->accept_failures_seen || !s->listener_lost)
         return;
     s->accept_failures_seen = failures;
     s->listener_lost(s->self);
@@ -238,8 +241,7 @@ static int make_loops(struct rpc_server *s)
             return rc;
         grpc_server_register_completion_queue(s->server, s->loops[i]->queue, NULL);
     }
-    if (s->listener_lost)
-        rpc_loop_every(s->loops[0], LISTENER_CHECK_MS, check_listener, s);
+    rpc_loop_every(s->loops[0], TICK_MS, tick, s);
     return 0;
 }
 
@@ -272,6 +274,8 @@ static int set_up(struct rpc_server *s, const struct rpc_server_options *o,
     s->loop_count = o->loops ? o->loops : 1;
     s->max_message = o->max_message_bytes ? o->max_message_bytes : RPC_DEFAULT_MAX_MESSAGE;
     s->max_queue = o->max_send_queue ? o->max_send_queue : RPC_DEFAULT_MAX_QUEUE;
+    s->handshake_timeout_ms =
+        o->handshake_timeout_ms ? o->handshake_timeout_ms : RPC_DEFAULT_HANDSHAKE_TIMEOUT_MS;
     s->authorise = o->authorise;
     s->listener_lost = o->listener_lost;
     s->self = o->self;

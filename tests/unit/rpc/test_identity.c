@@ -111,6 +111,51 @@ static void a_session_is_for_agents_only(void **state)
     assert_int_equal(latch_value(&rig.opened), 0);
 }
 
+enum { ANONYMOUS = 64 };
+
+static void impatient(struct rpc_server_options *o)
+{
+    o->handshake_timeout_ms = 3000;
+}
+
+/* Callers without a certificate that open a call and say nothing. */
+static void silent_strangers_are_few_and_do_not_stay(void **state)
+{
+    struct rpc_method row = *sp_method("Enrolment/Enrol");
+    Sp__EnrolRequest q = SP__ENROL_REQUEST__INIT;
+    struct rpc_call *calls[ANONYMOUS];
+    int statuses[ANONYMOUS];
+    struct rpc_loop *loop = NULL;
+    struct sp_why why = {0};
+    (void)state;
+
+    rig_start(impatient);
+    struct rpc_channel *channel = rig_channel(NULL), *user = rig_channel("user");
+    row.closed = remember_status;
+    assert_int_equal(rpc_loop_new(&loop), 0);
+    for (unsigned i = 0; i < ANONYMOUS; i++)
+        assert_int_equal(rpc_open(loop, channel, &row, 0, &statuses[i], &calls[i]), 0);
+    assert_int_equal(rpc_loop_start(loop), 0);
+    latch_wait(&rig.opened, ANONYMOUS);
+    assert_int_equal(call(channel, "Enrolment/Enrol", NULL, &why), -ENOSPC);
+    assert_string_equal(why.text, "too many callers without a certificate");
+    assert_int_equal(call(user, "Fleet/GetMachine", NULL, &why), 0);
+    /* One that speaks makes room. */
+    assert_int_equal(rpc_send(calls[0], &q.base), 0);
+    assert_int_equal(rpc_finish(calls[0], RPC_OK, NULL), 0);
+    latch_wait(&rig.closed, 2);
+    assert_int_equal(call(channel, "Enrolment/Enrol", NULL, &why), 0);
+    rpc_loop_free(loop); /* waits until the server has ended all of them */
+    assert_int_equal(statuses[0], RPC_OK);
+    for (unsigned i = 0; i < ANONYMOUS; i++) {
+        assert_true(i == 0 || statuses[i] == RPC_DEADLINE_EXCEEDED);
+        rpc_unref(calls[i]);
+    }
+    rpc_channel_free(channel);
+    rpc_channel_free(user);
+    rig_stop();
+}
+
 static void the_hook_refuses_with_its_own_sentence(void **state)
 {
     struct rpc_channel *channel = rig_channel("user");
@@ -420,6 +465,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(each_row_is_open_to_those_that_it_names),
         WITH(a_session_is_for_agents_only),
+        cmocka_unit_test(silent_strangers_are_few_and_do_not_stay),
         WITH(the_hook_refuses_with_its_own_sentence),
         WITH(certificates_that_do_not_count_get_nothing),
         cmocka_unit_test(a_client_talks_to_controllers_of_its_domain_only),
