@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The signed history of the keystore. Each change of a followed row is an entry:
+ *
+ *   hash      = SHA-256(previous ‖ le64 epoch ‖ le64 at_ms ‖ le32 len ‖ table ‖ le32 len ‖ key ‖
+ * digest) digest    = SHA-256 over the row's columns (or rows, where several share the key);
+ * zeroes: gone signature = by the sealing key over hash
+ *
+ * The newest epoch stands for the whole keystore: manifests name it. A row that does not match its
+ * newest entry, or an entry whose row is gone, is tampering or a damaged file. */
+#ifndef SEALPOINT_KEEPER_JOURNAL_H
+#define SEALPOINT_KEEPER_JOURNAL_H
+
+#include "base/why.h"
+#include <stdint.h>
+
+struct keeper;
+
+/* Adds the entry for what `table` holds under `key` now. In the transaction of the change. */
+int journal_note(struct keeper *, const char *table, const char *key);
+/* 0 on an empty journal. */
+uint64_t journal_epoch(struct keeper *);
+/* The newest epoch that changed one of two tables. */
+uint64_t journal_epoch_of(struct keeper *, const char *table, const char *other);
+/* Chain, newest signature and every followed row. 0, or -EUCLEAN with what does not hold in why. */
+int journal_verify(struct keeper *, struct sp_why *why);
+
+#endif

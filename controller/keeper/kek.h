@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Key-encryption keys. Each KEK is an X25519 pair, so that a new secret can be wrapped for every
+ * KEK while only one of them is open:
+ *
+ *   scrypt        private half AES-256-GCM under scrypt(passphrase file)
+ *   credential    the same under scrypt(systemd credential), which may be typed, too
+ *   recovery-kit  private half = HKDF(kit), stored nowhere
+ *
+ * Public halves come from the keystore's file, which an attacker may write to. So each KEK vouches
+ * for the sealing key (root_mac, keyed by its private half), and the sealing key signs the journal
+ * that holds the digest of every KEK's row; nothing is wrapped before both were checked. */
+#ifndef SEALPOINT_KEEPER_KEK_H
+#define SEALPOINT_KEEPER_KEK_H
+
+#include "base/secret.h"
+#include "base/why.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { KEK_MOST = 8, KEK_KIT_BYTES = 32 };
+
+#define KEK_SCRYPT     "scrypt"
+#define KEK_CREDENTIAL "credential"
+#define KEK_KIT        "recovery-kit"
+
+/* Where KEK material comes from in this process. */
+struct kek_sources {
+    const char *passphrase_file; /* NULL or "": none */
+    const char *credential;      /* name under $CREDENTIALS_DIRECTORY; NULL or "": none */
+    bool insecure;               /* a passphrase file beside the keystore or readable by others */
+    unsigned scrypt_log_n;       /* of new KEKs; 0: 17 (128 MiB) */
+};
+
+struct kek {
+    char kek_id[37];
+    char kind[16];
+    uint8_t public_key[32];
+};
+
+struct kek_set {
+    struct kek items[KEK_MOST];
+    size_t count;
+    size_t open; /* index of the one whose private half is here */
+    struct sp_secret *open_private;
+};
+
+struct keeper;
+
+/* Material of a kind from this process's sources. -ENOENT: not configured. */
+int kek_material(const struct keeper *, const char *kind, struct sp_secret **ret,
+                 struct sp_why *why);
+/* Makes a KEK, writes and journals its row and adds it to the set. In a transaction. */
+int kek_add(struct keeper *, const char *kind, const struct sp_secret *material,
+            struct sp_why *why);
+/* Reads the rows. */
+int kek_load(struct keeper *);
+/* Tries to open a KEK of this kind. 0; -ENOENT: the keystore has none; -EKEYREJECTED: the material
+ * does not open it. */
+int kek_open(struct keeper *, const char *kind, const struct sp_secret *material,
+             struct sp_why *why);
+/* Whether the open KEK vouches for the sealing key (k->sealing_der). 0 or -EBADMSG. */
+int kek_check_root(struct keeper *);
+/* The private half that a recovery kit stands for. */
+int kek_kit_private(const struct sp_secret *kit, struct sp_secret **ret);
+/* Every source that is configured and has no KEK in the keystore gets one; KEKs of a configured
+ * kind are replaced. For init and restore only: a KEK change otherwise needs a signed request. In a
+ * transaction. */
+int kek_add_configured(struct keeper *, struct sp_why *why);
+void kek_forget(struct kek_set *);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Escrow records: generations of guests' keys, never overwritten. The AAD of each ciphertext binds
+ * it to provider, machine, volume, protector, generation and record id, so that a row moved to
+ * another place does not open. Under the keeper's lock. */
+#ifndef SEALPOINT_KEEPER_RECORDS_H
+#define SEALPOINT_KEEPER_RECORDS_H
+
+#include "base/secret.h"
+#include "base/why.h"
+#include <sealpoint/v1/types.pb-c.h>
+#include <stddef.h>
+
+struct keeper;
+
+#define KEYSTORE_PROVIDER "keystore"
+
+/* The record (new, sp__escrow_record__free_unpacked) and, if not NULL, its secret and the epoch it
+ * came with. -ENOENT; -EBADMSG: the row was tampered with. */
+int record_load(struct keeper *, const char *record_id, Sp__EscrowRecord **ret,
+                struct sp_secret **ret_secret, uint64_t *ret_epoch);
+/* Records of one volume that are not destroyed, newest first; array and items are the caller's. */
+int records_of(struct keeper *, const char *machine_id, const char *volume_id,
+               Sp__EscrowRecord ***ret, size_t *ret_count);
+void records_free(Sp__EscrowRecord **, size_t count);
+/* Every record opens with the open KEK; the first that does not is in why. 0 or -EBADMSG. */
+int records_verify(struct keeper *, uint32_t *ret_count, struct sp_why *why);
+
+#endif

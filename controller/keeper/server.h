@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The keeper's socket: one thread a connection, a bounded number of them, peers of the right user
+ * only. */
+#ifndef SEALPOINT_KEEPER_SERVER_H
+#define SEALPOINT_KEEPER_SERVER_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+struct keeper;
+
+enum { SERVER_CONNECTIONS = 64 };
+
+struct server_options {
+    int listener;       /* stays the caller's */
+    int stop_fd;        /* readable: end */
+    uid_t allowed_user; /* besides root */
+};
+
+/* Serves until stop_fd is readable; returns when every request has ended. 0 or negative errno. */
+int server_run(struct keeper *, const struct server_options *);
+
+#endif
