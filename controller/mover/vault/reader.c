@@ -311,6 +311,8 @@ int vault_reader_next_data(struct vault_reader *d, uint64_t offset, uint64_t *re
                            uint64_t *ret_length, struct sp_why *why)
 {
     uint64_t chunks = map_chunks(d->root.size_bytes), first;
+    if (offset >= d->root.size_bytes)
+        return 0;
     int r = seek_chunk(d, offset / VAULT_CHUNK_BYTES, &first, why);
     if (r < 0 || first >= chunks)
         return r;

@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-static char *say(const char *format, va_list args)
+__attribute__((format(printf, 1, 0))) static char *say(const char *format, va_list args)
 {
     char *text = NULL;
     return vasprintf(&text, format, args) < 0 ? NULL : text;
