@@ -204,27 +204,14 @@ static int authorise(void *self, const struct rpc_call *c, struct sp_why *why)
 static struct rpc_method table[8];
 static const struct rpc_method *const tables[] = {table, NULL};
 
-void rig_start(void (*change)(struct rpc_server_options *))
+/* On rig.target. */
+static void serve(void (*change)(struct rpc_server_options *))
 {
     struct sp_why why = {0};
-
-    rig = (struct rig){.opened = LATCH, .closed = LATCH, .held = LATCH, .flooded = LATCH};
-    pki_new(&rig.pki);
-    pki_issue(&rig.pki, "controller", "spiffe://test.example/controller/one", PKI_CONTROLLER);
-    pki_issue(&rig.pki, "user", "spiffe://test.example/user/ada", PKI_CLIENT);
-    pki_issue(&rig.pki, "admin", "spiffe://test.example/user/admin-grace", PKI_CLIENT);
-    pki_issue(&rig.pki, "agent", "spiffe://test.example/agent/m-1", PKI_CLIENT);
-    table[0] = rpc_bind("Fleet/GetMachine", on_open, get_machine, NULL, on_closed);
-    table[1] = rpc_bind("Fleet/Watch", on_open, watch, NULL, on_closed);
-    table[2] = rpc_bind("AgentLink/Session", on_open, session, session_half_close, on_closed);
-    table[3] = rpc_bind("Enrolment/Enrol", on_open, enrol, NULL, on_closed);
-    table[4] = rpc_bind("Enrolment/Renew", on_open, renew, NULL, on_closed);
-    table[5] = rpc_bind("Admin/ListTokens", on_open, list_tokens, NULL, on_closed);
-
     SP_FREE char *certificate = pki_path(&rig.pki, "controller", ".pem");
     SP_FREE char *key = pki_path(&rig.pki, "controller", ".key");
     SP_FREE char *trust = pki_path(&rig.pki, "trust", ".pem");
-    struct rpc_server_options o = {.address = "127.0.0.1:0",
+    struct rpc_server_options o = {.address = rig.target,
                                    .certificate_path = certificate,
                                    .key_path = key,
                                    .trust_path = trust,
@@ -238,6 +225,31 @@ void rig_start(void (*change)(struct rpc_server_options *))
         abort();
     }
     snprintf(rig.target, sizeof rig.target, "127.0.0.1:%d", rig.port);
+}
+
+void rig_start(void (*change)(struct rpc_server_options *))
+{
+    rig = (struct rig){.opened = LATCH, .closed = LATCH, .held = LATCH, .flooded = LATCH};
+    pki_new(&rig.pki);
+    pki_issue(&rig.pki, "controller", "spiffe://test.example/controller/one", PKI_CONTROLLER);
+    pki_issue(&rig.pki, "user", "spiffe://test.example/user/ada", PKI_CLIENT);
+    pki_issue(&rig.pki, "admin", "spiffe://test.example/user/admin-grace", PKI_CLIENT);
+    pki_issue(&rig.pki, "agent", "spiffe://test.example/agent/m-1", PKI_CLIENT);
+    table[0] = rpc_bind("Fleet/GetMachine", on_open, get_machine, NULL, on_closed);
+    table[1] = rpc_bind("Fleet/Watch", on_open, watch, NULL, on_closed);
+    table[2] = rpc_bind("AgentLink/Session", on_open, session, session_half_close, on_closed);
+    table[3] = rpc_bind("Enrolment/Enrol", on_open, enrol, NULL, on_closed);
+    table[4] = rpc_bind("Enrolment/Renew", on_open, renew, NULL, on_closed);
+    table[5] = rpc_bind("Admin/ListTokens", on_open, list_tokens, NULL, on_closed);
+    strcpy(rig.target, "127.0.0.1:0");
+    serve(change);
+}
+
+void rig_restart(void)
+{
+    rpc_server_stop(rig.server, 0);
+    rpc_server_free(rig.server);
+    serve(NULL);
 }
 
 void rig_stop(void)

@@ -47,6 +47,8 @@ extern struct rig rig;
 /* change may be NULL; it gets the options before the server starts. */
 void rig_start(void (*change)(struct rpc_server_options *));
 void rig_stop(void);
+/* Another server on the same port, with the same certificates. */
+void rig_restart(void);
 /* Stems in the rig's folder: "user", "agent", "controller", …; NULL: no certificate. */
 struct rpc_channel *rig_channel(const char *stem);
 struct rpc_channel *rig_channel_of(const struct pki *pki, const char *stem, const char *target,
