@@ -10,6 +10,15 @@
 // cmocka needs the four above first
 #include <cmocka.h>
 
+void fixture_new_key(struct fixture *f)
+{
+    uint8_t key[32];
+    for (size_t i = 0; i < sizeof key; i++)
+        key[i] = (uint8_t)(i * 7 + 1);
+    f->key = sp_secret_copy(key, sizeof key);
+    assert_non_null(f->key);
+}
+
 void fixture_make(struct fixture *f)
 {
     memset(f, 0, sizeof *f);
@@ -20,11 +29,7 @@ void fixture_make(struct fixture *f)
     sp__vault_config__init(&f->config);
     f->config.kind_case = SP__VAULT_CONFIG__KIND_DIRECTORY;
     f->config.directory = &f->directory;
-    uint8_t key[32];
-    for (size_t i = 0; i < sizeof key; i++)
-        key[i] = (uint8_t)(i * 7 + 1);
-    f->key = sp_secret_copy(key, sizeof key);
-    assert_non_null(f->key);
+    fixture_new_key(f);
     struct sp_why why = {{0}};
     assert_int_equal(vault_create(&f->config, f->id, &why), 0);
     f->seal = sp_key_new();

@@ -24,6 +24,8 @@ struct fixture {
 void fixture_make(struct fixture *);
 void fixture_free(struct fixture *); /* closes, removes the directory */
 void fixture_reopen(struct fixture *);
+/* Makes the key anew: a forked child has no secret memory of its parent. */
+void fixture_new_key(struct fixture *);
 struct sp_bytes fixture_seal_key(const struct fixture *);
 
 /* What a disk holds, as a function of seed and chunk: random, zero, text, repeats. `ciphertext`
