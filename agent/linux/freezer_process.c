@@ -87,7 +87,9 @@ static void *file_system_thread(void *arg)
     struct file_system *fs = arg;
     struct freeze_entry *entry = fs->entry;
     wait_semaphore(&fs->go_freeze);
-    if (!atomic_load(&fs->server->ending)) {
+    if (atomic_load(&fs->server->ending)) {
+        atomic_store(&entry->state, FREEZE_ENTRY_IDLE); /* it came too late to call FIFREEZE */
+    } else {
         entry->freeze_from_ns = freeze_now_ns();
         int r = fs->server->calls->freeze(fs->fd);
         int error = errno;
