@@ -76,7 +76,7 @@ struct rpc_out {
 struct rpc_call {
     atomic_uint refs;
     bool client;
-    bool opened; /* accepted and authorised: `closed` will be called */
+    atomic_bool opened; /* accepted and authorised: `closed` will be called */
     grpc_call *call;
     struct rpc_loop *loop;     /* a reference */
     struct rpc_server *server; /* for handlers only: it may be gone when the call has closed */

@@ -78,8 +78,7 @@ struct rpc_method {
     enum rpc_permission permission;
     /* Servers: accepted and authorised. */
     void (*open)(struct rpc_call *);
-    /* Borrowed for the call. Without RPC_CLIENT_STREAM a server's handler is called once at most.
-     */
+    /* Borrowed while it runs. Without RPC_CLIENT_STREAM a server's is called once at most. */
     void (*message)(struct rpc_call *, const ProtobufCMessage *);
     /* Servers, with RPC_CLIENT_STREAM: the peer sends no more. */
     void (*half_close)(struct rpc_call *);
@@ -112,14 +111,14 @@ void *rpc_data(const struct rpc_call *);
 void rpc_set_data(struct rpc_call *, void *);
 /* How many messages wait to be sent. */
 unsigned rpc_queued(struct rpc_call *);
-/* The peer as its certificate says; kind NONE without one. Lives as long as the call. */
+/* Servers: the peer as its certificate says; kind NONE without one. Lives as long as the call. */
 const struct sp_identity *rpc_peer(const struct rpc_call *);
 /* DER of the peer's certificate; empty without one. */
 struct sp_bytes rpc_peer_certificate(const struct rpc_call *);
 /* "203.0.113.7:51622" */
 const char *rpc_peer_address(const struct rpc_call *);
 const struct rpc_method *rpc_method_of(const struct rpc_call *);
-/* `self` of rpc_server_options, or of rpc_open's loop owner: NULL for clients. */
+/* `self` of rpc_server_options; NULL for clients. */
 void *rpc_server_context(const struct rpc_call *);
 
 /* ---- server ---- */
@@ -153,8 +152,9 @@ int rpc_server_new(const struct rpc_server_options *, const struct rpc_method *c
  * closed. */
 void rpc_server_stop(struct rpc_server *, unsigned grace_ms);
 void rpc_server_free(struct rpc_server *);
-/* Calls fn for every open call that `match` accepts (on any thread; the call is referenced
- * meanwhile). */
+/* Calls fn, on this thread, for every call that is open and was authorised; each is referenced
+ * meanwhile and may close at any moment. Calls of health and reflection are among them: tell them
+ * by rpc_method_of. */
 void rpc_server_for_each(struct rpc_server *, void (*fn)(struct rpc_call *, void *), void *arg);
 /* grpc.health.v1: true SERVING, false NOT_SERVING. */
 void rpc_server_set_healthy(struct rpc_server *, bool healthy);

@@ -324,7 +324,8 @@ int rpc_server_new(const struct rpc_server_options *o, const struct rpc_method *
 
 /* ---- stopping ---- */
 
-void rpc_server_for_each(struct rpc_server *s, void (*fn)(struct rpc_call *, void *), void *arg)
+static void for_each(struct rpc_server *s, bool only_opened, void (*fn)(struct rpc_call *, void *),
+                     void *arg)
 {
     for (unsigned i = 0; s->loops && i < s->loop_count; i++) {
         struct rpc_call **calls;
@@ -332,11 +333,17 @@ void rpc_server_for_each(struct rpc_server *s, void (*fn)(struct rpc_call *, voi
         if (!s->loops[i] || rpc_loop_calls(s->loops[i], &calls, &count) < 0)
             continue;
         for (size_t k = 0; k < count; k++) {
-            fn(calls[k], arg);
+            if (!only_opened || atomic_load(&calls[k]->opened))
+                fn(calls[k], arg);
             rpc_unref(calls[k]);
         }
         free(calls);
     }
+}
+
+void rpc_server_for_each(struct rpc_server *s, void (*fn)(struct rpc_call *, void *), void *arg)
+{
+    for_each(s, true, fn, arg);
 }
 
 static void end_stream(struct rpc_call *c, void *arg)
@@ -355,7 +362,9 @@ static void shut_down(struct rpc_server *s, unsigned grace_ms)
     gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
 
     grpc_server_shutdown_and_notify(s->server, queue, s);
-    rpc_server_for_each(s, end_stream, NULL);
+    /* Also what is being accepted right now: it was added to its loop before it looked whether the
+     * server is stopping. */
+    for_each(s, false, end_stream, NULL);
     if (grpc_completion_queue_next(queue, until, NULL).type == GRPC_QUEUE_TIMEOUT) {
         grpc_server_cancel_all_calls(s->server);
         grpc_completion_queue_next(queue, never, NULL);
