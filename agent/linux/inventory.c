@@ -34,6 +34,7 @@ void scan_done(struct scan *scan)
         free(scan->mounts[i].device);
     }
     free(scan->mounts);
+    free(scan->whole);
 }
 
 int inventory_read(const struct inventory_roots *roots, Sp__Inventory **ret, struct sp_why *why)

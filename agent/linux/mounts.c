@@ -63,12 +63,14 @@ static struct scan_device *device_of(struct scan *scan, struct libmnt_fs *fs, ch
                                   : scan_named(scan, scan_resolve(scan, mnt_fs_get_source(fs)));
 }
 
-static Sp__FileSystem *find_superblock(struct scan *scan, const char *devno)
+/* Its index, or the number of superblocks if it is new. */
+static size_t find_superblock(const struct scan *scan, const char *devno)
 {
-    for (size_t i = 0; i < scan->inventory->n_file_systems; i++)
-        if (strcmp(scan->inventory->file_systems[i]->devno, devno) == 0)
-            return scan->inventory->file_systems[i];
-    return NULL;
+    size_t i = 0;
+    while (i < scan->inventory->n_file_systems &&
+           strcmp(scan->inventory->file_systems[i]->devno, devno) != 0)
+        i++;
+    return i;
 }
 
 static int add_superblock(struct scan *scan, struct libmnt_fs *fs, const char *devno,
@@ -129,13 +131,23 @@ static int add_mount(struct scan *scan, struct libmnt_fs *fs)
         r = add_mount_point(device->message, point);
     if (r < 0 || (!device && !network))
         return r;
-    Sp__FileSystem *known = find_superblock(scan, devno);
-    if (!known)
+    size_t at = find_superblock(scan, devno);
+    bool whole = root && strcmp(root, "/") == 0;
+    if (at == scan->inventory->n_file_systems) {
+        bool *grown = reallocarray(scan->whole, at + 1, sizeof(*grown));
+        if (!grown)
+            return -ENOMEM;
+        scan->whole = grown;
+        grown[at] = whole;
         return add_superblock(scan, fs, devno, device, network);
-    /* One superblock once: the mount of its root speaks for it, not a bind mount of a part. */
-    if (root && strcmp(root, "/") == 0 && strlen(point) < strlen(known->mount_point))
-        return message_text(&known->mount_point, point);
-    return 0;
+    }
+    /* One superblock once: a mount of its root speaks for it, not a bind mount of a part; of
+     * several the shortest. */
+    Sp__FileSystem *known = scan->inventory->file_systems[at];
+    if (!whole || (scan->whole[at] && strlen(point) >= strlen(known->mount_point)))
+        return 0;
+    scan->whole[at] = true;
+    return message_text(&known->mount_point, point);
 }
 
 int scan_mounts(struct scan *scan)

@@ -43,6 +43,7 @@ struct scan {
         char *point, *device; /* every mount, also binds; kernel name */
     } * mounts;
     size_t mount_count;
+    bool *whole; /* of inventory->file_systems: its mount point shows the root */
 };
 
 int scan_devices(struct scan *scan);

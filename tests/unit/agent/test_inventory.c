@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The inventory of made-up guests. */
+#include "agent/linux/scan.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "tree.h"
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define KIND(name) SP__VOLUME_KIND__VOLUME_KIND_##name
+
+static Sp__Inventory *read_tree(struct tree *tree)
+{
+    Sp__Inventory *inventory = NULL;
+    struct sp_why why = {0};
+    if (inventory_read(&tree->roots, &inventory, &why) < 0)
+        fail_msg("%s", why.text);
+    return inventory;
+}
+
+static const Sp__Volume *volume(const Sp__Inventory *inventory, const char *id)
+{
+    for (size_t i = 0; i < inventory->n_volumes; i++)
+        if (strcmp(inventory->volumes[i]->volume_id, id) == 0)
+            return inventory->volumes[i];
+    for (size_t i = 0; i < inventory->n_volumes; i++)
+        print_message("there is '%s'\n", inventory->volumes[i]->volume_id);
+    fail_msg("no volume '%s'", id);
+    return NULL;
+}
+
+static void check_extent(const Sp__Volume *v, size_t i, const char *disk, uint64_t volume_offset,
+                         uint64_t offset, uint64_t length)
+{
+    assert_true(i < v->n_extents);
+    assert_string_equal(v->extents[i]->on->disk_id, disk);
+    assert_int_equal(v->extents[i]->volume_offset_bytes, volume_offset);
+    assert_int_equal(v->extents[i]->on->offset_bytes, offset);
+    assert_int_equal(v->extents[i]->on->length_bytes, length);
+}
+
+/* ---- tables of dm devices, as a test sets them ---- */
+
+struct tables {
+    const char *devno[4];
+    struct inventory_dm_target targets[4][3];
+    unsigned count[4];
+};
+
+static int dm_table(void *self, const char *devno, struct inventory_dm_target *targets,
+                    unsigned most)
+{
+    const struct tables *tables = self;
+    for (size_t i = 0; i < 4 && tables->devno[i]; i++)
+        if (strcmp(tables->devno[i], devno) == 0) {
+            unsigned n = tables->count[i] < most ? tables->count[i] : most;
+            memcpy(targets, tables->targets[i], n * sizeof(*targets));
+            return (int)n;
+        }
+    return -ENXIO;
+}
+
+/* ---- tests ---- */
+
+static void disks_are_identified(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_file(tree, "sys/block/vda/serial", "disk one \n");
+    tree_disk(tree, "nvme0n1", "259:0", 8);
+    tree_file(tree, "sys/block/nvme0n1/device/serial", "  S1234\n");
+    tree_file(tree, "sys/block/nvme0n1/wwid", "eui.0011\n");
+    tree_disk(tree, "sda", "8:0", 8);
+    tree_file(tree, "sys/block/sda/device/vpd_pg80", "%c\x80%c\x08  QM0001", 0, 0);
+    tree_disk(tree, "sdb", "8:16", 8);
+    tree_file(tree, "run/udev/data/b8:16", "E:ID_SERIAL=long\nE:ID_SERIAL_SHORT=from-udev\n");
+    tree_disk(tree, "sr0", "11:0", 8);
+    tree_disk(tree, "loop3", "7:3", 0);
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_devices, 5); /* a loop device without a file is none */
+    assert_string_equal(inventory_device(inventory, "vda")->serial, "disk_one");
+    assert_string_equal(inventory_device(inventory, "vda")->devno, "254:0");
+    assert_int_equal(inventory_device(inventory, "vda")->size_bytes, 8 << 20);
+    assert_int_equal(inventory_device(inventory, "vda")->logical_sector_bytes, 512);
+    assert_string_equal(inventory_device(inventory, "nvme0n1")->serial, "S1234");
+    assert_string_equal(inventory_device(inventory, "nvme0n1")->wwn, "eui.0011");
+    assert_string_equal(inventory_device(inventory, "sdb")->serial, "from-udev");
+    assert_string_equal(inventory_device(inventory, "sr0")->type, "rom");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_scsi_serial_is_read_from_its_vpd_page(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "sda", "8:0", 8);
+    tree_file(tree, "sys/block/sda/device/.keep", "%s", "");
+    SP_FREE char *path = NULL;
+    assert_true(asprintf(&path, "%s/block/sda/device/vpd_pg80", tree->sys) > 0);
+    FILE *out = fopen(path, "we");
+    static const char page[] = {0, (char)0x80, 0, 8, ' ', ' ', 'Q', 'M', '0', '0', '0', '1'};
+    assert_int_equal(fwrite(page, 1, sizeof(page), out), sizeof(page));
+    fclose(out);
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_string_equal(inventory_device(inventory, "sda")->serial, "QM0001");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_pci_path_comes_from_where_the_device_hangs(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    SP_FREE char *from = NULL, *to = NULL, *parent = NULL;
+    assert_true(asprintf(&from, "%s/block/vda", tree->sys) > 0);
+    assert_true(asprintf(&parent, "%s/devices/pci0000:00/0000:00:03.0/virtio1/block", tree->sys) >
+                0);
+    assert_true(asprintf(&to, "%s/vda", parent) > 0);
+    tree_file(tree, "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/.keep", "%s", "");
+    assert_int_equal(rename(from, to), 0);
+    assert_int_equal(symlink(to, from), 0);
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_string_equal(inventory_device(inventory, "vda")->pci_path, "0000:00:03.0");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void clear_file_systems_are_volumes(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_file(tree, "sys/block/vda/serial", "d0\n");
+    tree_mkfs(tree, "vda", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555 -L root");
+    tree_file(tree, "proc/self/mountinfo",
+              "21 1 0:20 / /proc rw - proc proc rw\n"
+              "22 1 254:0 /sub /mnt/sub rw - ext4 /dev/vda rw\n"
+              "23 1 254:0 / /srv/my\\040data rw - ext4 /dev/vda rw\n"
+              "24 1 0:30 / /net rw - nfs4 server:/x rw\n"
+              "25 1 254:0 / /srv/again ro - ext4 /dev/vda rw\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "clear:11111111-2222-3333-4444-555555555555");
+    assert_int_equal(v->kind, KIND(CLEAR));
+    assert_string_equal(v->content->type, "ext4");
+    assert_string_equal(v->content->label, "root");
+    assert_string_equal(v->content->usage, "filesystem");
+    check_extent(v, 0, "d0", 0, 0, 8 << 20);
+    assert_string_equal(v->device, "/dev/vda");
+
+    /* One superblock once; the network's too; pseudo file systems not at all. */
+    assert_int_equal(inventory->n_file_systems, 2);
+    const Sp__FileSystem *fs = inventory->file_systems[0];
+    assert_string_equal(fs->mount_point, "/srv/again");
+    assert_string_equal(fs->device, "vda");
+    assert_string_equal(fs->uuid, "11111111-2222-3333-4444-555555555555");
+    assert_false(fs->read_only); /* the superblock is not, though a mount is */
+    assert_true(inventory->file_systems[1]->network);
+    assert_int_equal(inventory_device(inventory, "vda")->n_mount_points, 3);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void btrfs_is_found_by_its_source(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vdb", "254:16", 8);
+    tree_file(tree, "proc/self/mountinfo", "30 1 0:44 / /data rw - btrfs /dev/vdb ro\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_file_systems, 1);
+    assert_string_equal(inventory->file_systems[0]->device, "vdb");
+    assert_string_equal(inventory->file_systems[0]->devno, "0:44");
+    assert_true(inventory->file_systems[0]->read_only);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+/* A LUKS1 header that holds together is enough for the probe. */
+static void write_luks1(struct tree *tree, const char *device)
+{
+    SP_FREE char *path = NULL;
+    assert_true(asprintf(&path, "%s/%s", tree->dev, device) > 0);
+    char line[640];
+    snprintf(line, sizeof(line),
+             "printf secret | cryptsetup -q luksFormat --type luks1 --pbkdf-force-iterations 1000 "
+             "--uuid aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee '%s' - >/dev/null 2>&1",
+             path);
+    if (system(line) != 0)
+        fail_msg("failed: %s", line);
+}
+
+static const char luks1_dm[] = "CRYPT-LUKS1-aaaaaaaabbbbccccddddeeeeeeeeeeee-secret";
+
+static void an_open_luks_volume_tells_what_is_in_it(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 64);
+    tree_file(tree, "sys/block/vda/serial", "d0\n");
+    tree_partition(tree, "vda", "vda1", "254:1", 2048, 32 << 11);
+    tree_dm(tree, "dm-0", "252:0", "secret", luks1_dm, 30, (const char *[]){"vda1", NULL});
+    write_luks1(tree, "vda1");
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F");
+    tree_file(tree, "proc/self/mountinfo", "30 1 252:0 / /srv rw - ext4 /dev/mapper/secret rw\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 1); /* what is in it is not one of its own */
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    assert_int_equal(v->kind, KIND(LUKS1));
+    assert_true(v->open);
+    assert_string_equal(v->mapped_name, "secret");
+    assert_string_equal(v->content->type, "ext4");
+    assert_int_equal(v->header->version, 1);
+    assert_int_equal(v->header->n_protectors, 1);
+    assert_int_equal(v->header->fingerprint.len, 32);
+    assert_int_equal(v->n_stack, 2);
+    assert_string_equal(v->stack[0], "vda1");
+    assert_string_equal(v->stack[1], "vda");
+    check_extent(v, 0, "d0", 0, 2048 * 512, 32 << 20);
+    assert_string_equal(inventory->file_systems[0]->device, "dm-0");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_closed_luks_volume_is_seen(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vdb", "254:16", 16);
+    write_luks1(tree, "vdb");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    assert_false(v->open);
+    assert_null(v->content);
+    check_extent(v, 0, "vdb", 0, 0, 16 << 20); /* without a serial the kernel name */
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_detached_header_is_told_by_the_mapping(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vdb", "254:16", 16);
+    tree_dm(tree, "dm-0", "252:0", "secret", "CRYPT-LUKS2-0123456789abcdef0123456789abcdef-secret",
+            16, (const char *[]){"vdb", NULL});
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "luks:01234567-89ab-cdef-0123-456789abcdef");
+    assert_int_equal(v->kind, KIND(LUKS2));
+    assert_true(v->header->detached);
+    assert_true(v->open);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void luks_with_integrity_is_followed_to_its_device(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vdb", "254:16", 16);
+    write_luks1(tree, "vdb");
+    tree_dm(tree, "dm-0", "252:0", "secret_dif",
+            "CRYPT-SUBDEV-aaaaaaaabbbbccccddddeeeeeeeeeeee-secret_dif", 14,
+            (const char *[]){"vdb", NULL});
+    tree_dm(tree, "dm-1", "252:1", "secret", luks1_dm, 14, (const char *[]){"dm-0", NULL});
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 1);
+    assert_string_equal(inventory->volumes[0]->mapped_name, "secret");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void plain_dm_crypt_carries_its_parameters(void **state)
+{
+    struct tree *tree = *state;
+    static struct tables tables = {.devno = {"252:0"}, .count = {1}};
+    tables.targets[0][0] = (struct inventory_dm_target){.length_sectors = 8 << 11,
+                                                        .type = "crypt",
+                                                        .device = "254:1",
+                                                        .device_offset_sectors = 8,
+                                                        .cipher = "aes-xts-plain64",
+                                                        .key_bits = 512,
+                                                        .iv_offset_sectors = 3,
+                                                        .sector_bytes = 4096};
+    tree->roots.dm_table = dm_table;
+    tree->roots.self = &tables;
+    tree_disk(tree, "vda", "254:0", 64);
+    tree_file(tree, "sys/block/vda/serial", "d0\n");
+    tree_partition(tree, "vda", "vda1", "254:1", 4096, 8 << 11);
+    tree_dm(tree, "dm-0", "252:0", "hidden", "CRYPT-PLAIN-hidden", 8,
+            (const char *[]){"vda1", NULL});
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F");
+    tree_file(tree, "crypttab", "# name\nhidden /dev/vda1 /etc/key plain,hash=sha512,size=512\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "plain:d0+2097152");
+    assert_int_equal(v->kind, KIND(PLAIN));
+    assert_true(v->open);
+    assert_false(v->ephemeral);
+    assert_string_equal(v->plain->cipher, "aes-xts-plain64");
+    assert_int_equal(v->plain->key_bits, 512);
+    assert_int_equal(v->plain->offset_sectors, 8);
+    assert_int_equal(v->plain->skip_sectors, 3);
+    assert_int_equal(v->plain->sector_bytes, 4096);
+    assert_string_equal(v->plain->hash, "sha512");
+    assert_string_equal(v->content->type, "ext4");
+    check_extent(v, 0, "d0", 0, 4096 * 512, 8 << 20);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void swap_with_a_random_key_is_ephemeral(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 16);
+    tree_disk(tree, "vdb", "254:16", 16);
+    tree_dm(tree, "dm-0", "252:0", "swap", "CRYPT-PLAIN-swap", 16, (const char *[]){"vda", NULL});
+    tree_dm(tree, "dm-1", "252:1", "swap2", "CRYPT-PLAIN-swap2", 16, (const char *[]){"vdb", NULL});
+    tree_mkfs(tree, "dm-0", "mkswap");
+    tree_mkfs(tree, "dm-1", "mkswap");
+    tree->roots.crypttab_text = "swap /dev/vda /dev/urandom swap,cipher=aes-xts-plain64\n"
+                                "swap2\t/dev/vdb\t/etc/key\tswap\n";
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_true(volume(inventory, "plain:vda+0")->ephemeral);
+    assert_false(volume(inventory, "plain:vdb+0")->ephemeral);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void logical_volumes_are_laid_on_their_disks(void **state)
+{
+    struct tree *tree = *state;
+    static struct tables tables = {.devno = {"252:0", "252:1"}, .count = {2, 1}};
+    tables.targets[0][0] = (struct inventory_dm_target){.length_sectors = 4 << 11,
+                                                        .type = "linear",
+                                                        .device = "254:1",
+                                                        .device_offset_sectors = 2048};
+    tables.targets[0][1] = (struct inventory_dm_target){.start_sectors = 4 << 11,
+                                                        .length_sectors = 4 << 11,
+                                                        .type = "linear",
+                                                        .device = "254:16",
+                                                        .device_offset_sectors = 4096};
+    tables.targets[1][0] =
+        (struct inventory_dm_target){.length_sectors = 8 << 11, .type = "striped"};
+    tree->roots.dm_table = dm_table;
+    tree->roots.self = &tables;
+    tree_disk(tree, "vda", "254:0", 64);
+    tree_partition(tree, "vda", "vda1", "254:1", 2048, 32 << 11);
+    tree_disk(tree, "vdb", "254:16", 64);
+    const char *const both[] = {"vda1", "vdb", NULL};
+    tree_dm(tree, "dm-0", "252:0", "vg-a", "LVM-a", 8, both);
+    tree_dm(tree, "dm-1", "252:1", "vg-b", "LVM-b", 8, both);
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    tree_mkfs(tree, "dm-1", "mkfs.ext4 -q -F -U 21111111-2222-3333-4444-555555555555");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "clear:11111111-2222-3333-4444-555555555555");
+    assert_int_equal(v->n_extents, 2);
+    check_extent(v, 0, "vda", 0, 2 << 20, 4 << 20);
+    check_extent(v, 1, "vdb", 4 << 20, 2 << 20, 4 << 20);
+    assert_int_equal(v->n_stack, 4);
+    /* No extents rather than wrong ones. */
+    v = volume(inventory, "clear:21111111-2222-3333-4444-555555555555");
+    assert_int_equal(v->n_extents, 0);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_suspended_device_is_not_read(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 16);
+    tree_dm(tree, "dm-0", "252:0", "x", "LVM-x", 8, (const char *[]){"vda", NULL});
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F");
+    tree_file(tree, "sys/block/dm-0/dm/suspended", "1\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_null(inventory_device(inventory, "dm-0")->content);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void paths_of_one_disk_are_one_volume(void **state)
+{
+    struct tree *tree = *state;
+    const char *const paths[] = {"sda", "sdb", NULL};
+    for (const char *const *path = paths; *path; path++) {
+        SP_FREE char *serial = NULL;
+        assert_true(asprintf(&serial, "sys/block/%s/serial", *path) > 0);
+        tree_disk(tree, *path, *path == paths[0] ? "8:0" : "8:16", 8);
+        tree_file(tree, serial, "lun7\n");
+        tree_mkfs(tree, *path, "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    }
+    tree_dm(tree, "dm-0", "252:0", "mpatha", "mpath-3600", 8, paths);
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 1);
+    assert_string_equal(inventory->volumes[0]->device, "/dev/dm-0");
+    check_extent(inventory->volumes[0], 0, "lun7", 0, 0, 8 << 20);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void loop_devices_lie_on_what_holds_their_file(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 16);
+    tree_disk(tree, "loop0", "7:0", 8);
+    tree_disk(tree, "loop1", "7:1", 4);
+    tree_file(tree, "sys/block/loop0/loop/backing_file", "/srv/images/a.img\n");
+    tree_file(tree, "sys/block/loop1/loop/backing_file", "/srv/inner/b.img (deleted)\n");
+    tree_file(tree, "proc/self/mountinfo",
+              "20 1 0:1 / / rw - tmpfs tmpfs rw\n"
+              "21 1 254:0 / /srv rw - ext4 /dev/vda rw\n"
+              "22 1 7:0 / /srv/inner rw - ext4 /dev/loop0 rw\n"
+              "23 1 7:1 / /srv/inner/deep rw - ext4 /dev/loop1 rw\n");
+    tree_mkfs(tree, "loop0", "mkfs.ext4 -q -F");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_string_equal(inventory_device(inventory, "loop0")->parents[0], "vda");
+    assert_string_equal(inventory_device(inventory, "loop1")->parents[0], "loop0");
+    assert_int_equal(inventory_loop_depth(inventory, "vda"), 0);
+    assert_int_equal(inventory_loop_depth(inventory, "loop0"), 1);
+    assert_int_equal(inventory_loop_depth(inventory, "loop1"), 2);
+    assert_int_equal(inventory_loop_depth(inventory, "nothing"), 0);
+    assert_int_equal(inventory->n_volumes, 0); /* they lie in files of others */
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void partitions_have_their_ids(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 64);
+    tree_partition(tree, "vda", "vda1", "254:1", 2048, 16 << 11);
+    /* An MBR: disk id at 440, the first entry at 446 (type at 4, LBA at 8, sectors at 12). */
+    uint8_t table[512] = {0};
+    sp_put_le32(table + 440, 0xdeadbeef);
+    table[446 + 4] = 0x83;
+    sp_put_le32(table + 446 + 8, 2048);
+    sp_put_le32(table + 446 + 12, 16 << 11);
+    table[510] = 0x55;
+    table[511] = 0xaa;
+    tree_write(tree, "vda", 0, table, sizeof(table));
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__BlockDevice *disk = inventory_device(inventory, "vda");
+    const Sp__BlockDevice *part = inventory_device(inventory, "vda1");
+    assert_string_equal(disk->partition_table, "dos");
+    assert_string_equal(disk->table_uuid, "deadbeef");
+    assert_string_equal(part->type, "partition");
+    assert_string_equal(part->parents[0], "vda");
+    assert_int_equal(part->parent_offset_bytes, 1 << 20);
+    assert_string_equal(part->partition_uuid, "deadbeef-01");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void the_digest_moves_with_the_storage_only(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    Sp__Inventory *a = read_tree(tree), *b = read_tree(tree);
+    b->taken_unix_ms += 5;
+    b->boottime_ms += 5;
+    b->sequence = 9;
+    uint8_t digest[32];
+    assert_int_equal(inventory_digest(b, digest), 0);
+    assert_memory_equal(digest, a->digest.data, 32);
+    assert_memory_equal(b->digest.data, a->digest.data, 32);
+    sp__inventory__free_unpacked(b, NULL);
+    tree_mkfs(tree, "vda", "mkfs.ext4 -q -F");
+    b = read_tree(tree);
+    assert_memory_not_equal(b->digest.data, a->digest.data, 32);
+    sp__inventory__free_unpacked(a, NULL);
+    sp__inventory__free_unpacked(b, NULL);
+}
+
+static void a_loop_of_parents_ends(void **state)
+{
+    struct tree *tree = *state;
+    tree_dm(tree, "dm-0", "252:0", "a", "LVM-a", 8, (const char *[]){"dm-1", NULL});
+    tree_dm(tree, "dm-1", "252:1", "b", "LVM-b", 8, (const char *[]){"dm-0", NULL});
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory_loop_depth(inventory, "dm-0"), 0);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void no_sysfs_is_an_error(void **state)
+{
+    struct tree *tree = *state;
+    Sp__Inventory *inventory = NULL;
+    struct sp_why why = {0};
+    assert_int_equal(inventory_read(&tree->roots, &inventory, &why), -ENOENT);
+    assert_non_null(strstr(why.text, "sysfs"));
+    assert_null(inventory);
+}
+
+static int begin(void **state)
+{
+    static struct tree tree;
+    tree_new(&tree);
+    *state = &tree;
+    return 0;
+}
+
+static int end(void **state)
+{
+    tree_free(*state);
+    return 0;
+}
+
+#define T(test) cmocka_unit_test_setup_teardown(test, begin, end)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(disks_are_identified),
+        T(a_scsi_serial_is_read_from_its_vpd_page),
+        T(a_pci_path_comes_from_where_the_device_hangs),
+        T(clear_file_systems_are_volumes),
+        T(btrfs_is_found_by_its_source),
+        T(an_open_luks_volume_tells_what_is_in_it),
+        T(a_closed_luks_volume_is_seen),
+        T(a_detached_header_is_told_by_the_mapping),
+        T(luks_with_integrity_is_followed_to_its_device),
+        T(plain_dm_crypt_carries_its_parameters),
+        T(swap_with_a_random_key_is_ephemeral),
+        T(logical_volumes_are_laid_on_their_disks),
+        T(a_suspended_device_is_not_read),
+        T(paths_of_one_disk_are_one_volume),
+        T(loop_devices_lie_on_what_holds_their_file),
+        T(partitions_have_their_ids),
+        T(the_digest_moves_with_the_storage_only),
+        T(a_loop_of_parents_ends),
+        T(no_sysfs_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
