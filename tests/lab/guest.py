@@ -219,19 +219,22 @@ class Guest:
     def start(self, timeout=120):
         """Boots and waits until commands can run."""
         ours, theirs = socket.socketpair()
-        for path in (self.qmp_source, self.qmp_test):
-            path.unlink(missing_ok=True)
-        in_main = threading.current_thread() is threading.main_thread()
-        with open(self.work / f"{self.name}.qemu", "ab") as log:
-            self.process = subprocess.Popen(
-                self.command_line(theirs.fileno()), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, preexec_fn=_die_with_parent if in_main else None)
-        _running.add(self)
+        self._spawn(self.command_line(theirs.fileno()), [theirs.fileno()])
         theirs.close()
         self._control, self._closed, self.ready, self._qmp = ours, False, False, None
         threading.Thread(target=self._receive, args=(ours,), daemon=True).start()
         self._wait(lambda: self.ready, timeout, "the guest did not come up")
         return self
+
+    def _spawn(self, line, descriptors=()):
+        for path in (self.qmp_source, self.qmp_test):
+            path.unlink(missing_ok=True)
+        in_main = threading.current_thread() is threading.main_thread()
+        with open(self.work / f"{self.name}.qemu", "ab") as log:
+            self.process = subprocess.Popen(line, pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, preexec_fn=_die_with_parent if in_main else None)
+        _running.add(self)
+        self._qmp = None
 
     def pid(self):
         return self.process.pid
