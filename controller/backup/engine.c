@@ -261,7 +261,17 @@ static int find_machine(struct engine *e, const char *name, Sp__Machine **ret, s
                : r;
 }
 
-static struct catalog_point *new_point(const Sp__Machine *machine, const char *vault_id)
+/* A source that names no room for what the guest overwrites gets the controller's. */
+static int give_fleece(struct engine *e, Sp__SourceConfig *source)
+{
+    if (source->kind_case != SP__SOURCE_CONFIG__KIND_QEMU || !e->options.fleece_directory ||
+        !message_empty(source->qemu->fleece_directory))
+        return 0;
+    return message_set(&source->qemu->fleece_directory, e->options.fleece_directory);
+}
+
+static struct catalog_point *new_point(struct engine *e, const Sp__Machine *machine,
+                                       const char *vault_id)
 {
     struct catalog_point *cp = catalog_point_new();
     char id[37];
@@ -276,6 +286,8 @@ static struct catalog_point *new_point(const Sp__Machine *machine, const char *v
         r = message_set(&cp->point->vault_id, vault_id);
     if (r == 0 && !(cp->source = message_copy(machine->source)))
         r = -ENOMEM;
+    if (r == 0)
+        r = give_fleece(e, cp->source);
     if (r == 0 && machine->policy && !(cp->draft->policy = message_copy(machine->policy)))
         r = -ENOMEM;
     if (r < 0) {
@@ -342,7 +354,7 @@ int engine_start_backup(struct engine *e, const char *name, bool allow_no_agent,
     if (r == 0)
         r = usable(e, machine, &vault, why);
     if (r == 0) {
-        cp = new_point(machine, vault->vault_id);
+        cp = new_point(e, machine, vault->vault_id);
         Sp__Job *view = cp ? new_view("backup", machine, cp->point->point_id) : NULL;
         r = view ? job_add(e, view, &job, why) : -ENOMEM;
     }

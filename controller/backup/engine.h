@@ -103,6 +103,14 @@ int engine_vault(struct engine *, const char *vault, bool key, struct vault **re
 /* A point's newest manifest; with *ret_sealed false it carries no good seal of the keeper. */
 int engine_manifest(struct engine *, const char *point, Sp__Signed **ret,
                     Sp__Manifest **ret_manifest, bool *ret_sealed, struct sp_why *why);
+/* Unpacks a proof and checks that it is the keeper's and about this volume of this point; NULL with
+ * why when it is not. */
+Sp__ProofStatement *engine_statement(struct engine *, const Sp__Signed *, const char *machine_id,
+                                     const char *point_id, struct sp_why *why);
+/* Whether this sealed manifest, read anew, still says and proves that its point is valid: the state
+ * it was sealed with, and for each encrypted volume a proof of the keeper or an admin's exception.
+ */
+bool engine_manifest_holds(struct engine *, const Sp__Manifest *, bool sealed);
 /* Compares catalog, keystore and vault; *each* gets progress and problems. */
 int engine_check_vault(struct engine *, const char *vault, bool read_data,
                        int (*each)(void *arg, const Sp__CheckProgress *), void *arg,

@@ -173,9 +173,9 @@ static Sp__CapturedHeader *guest_header(const Sp__Manifest *m, const Sp__Volume 
     return NULL;
 }
 
-Sp__ProofStatement *evidence_statement(struct engine *e, const Sp__Signed *proof,
-                                       const char *machine_id, const char *point_id,
-                                       struct sp_why *why)
+Sp__ProofStatement *engine_statement(struct engine *e, const Sp__Signed *proof,
+                                     const char *machine_id, const char *point_id,
+                                     struct sp_why *why)
 {
     struct sp_bytes der;
     EVP_PKEY *key = NULL;
@@ -259,7 +259,7 @@ static int prove(struct opened *o, Sp__Manifest *m, Sp__Volume *v, bool reproof)
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_PROVE || !response->prove->statement)
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
                            "volume %s: the keeper's answer made no sense", v->volume_id);
-    Sp__ProofStatement *s SP_CLEANUP(statement) = evidence_statement(
+    Sp__ProofStatement *s SP_CLEANUP(statement) = engine_statement(
         o->run->engine, response->prove->statement, m->machine_id, m->point_id, &why);
     if (!s)
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,

@@ -111,11 +111,6 @@ int capture_transfer(struct run *);
 /* From the stored disks of `m` to its volumes, ranges, headers, proofs and findings. */
 int evidence_collect(struct run *, Sp__Manifest *m, bool reproof);
 enum compare_age evidence_age(const Sp__Manifest *);
-/* Unpacks a proof and checks that it is the keeper's and about this volume of this point; NULL with
- * why when it is not. */
-Sp__ProofStatement *evidence_statement(struct engine *, const Sp__Signed *, const char *machine_id,
-                                       const char *point_id, struct sp_why *why);
-
 /* ---- seal.c ---- */
 /* Judges `m`, seals it, stores it and makes the point's new state durable. */
 int seal_point(struct run *, Sp__Manifest *m, bool reproof);

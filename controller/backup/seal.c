@@ -134,7 +134,7 @@ static int read_manifest(struct engine *e, struct catalog_point *cp, const Sp__S
         point->volumes += compare_needs_proof(m->volumes[i]);
     for (size_t i = 0; i < m->n_proofs; i++) {
         Sp__ProofStatement *s SP_CLEANUP(statement) =
-            evidence_statement(e, m->proofs[i], m->machine_id, m->point_id, NULL);
+            engine_statement(e, m->proofs[i], m->machine_id, m->point_id, NULL);
         if (!s || verdict_of_proof(s) != SP__REASON__REASON_UNSPECIFIED)
             continue;
         point->volumes_proved++;
@@ -152,7 +152,7 @@ int seal_unpin(struct engine *e, const Sp__Manifest *m)
     int r = 0;
     for (size_t i = 0; i < m->n_proofs && r == 0; i++) {
         Sp__ProofStatement *s SP_CLEANUP(statement) =
-            evidence_statement(e, m->proofs[i], m->machine_id, m->point_id, NULL);
+            engine_statement(e, m->proofs[i], m->machine_id, m->point_id, NULL);
         if (s && s->record && verdict_of_proof(s) == SP__REASON__REASON_UNSPECIFIED)
             r = message_append_text(&keep, &count, s->record->record_id);
     }

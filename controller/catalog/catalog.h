@@ -115,6 +115,9 @@ int catalog_point_unfinished(struct catalog *, int (*each)(void *arg, const char
  * (zeroes: none). */
 int catalog_point_chain(struct catalog *, const char *machine_id, uint64_t *ret_sequence,
                         uint8_t ret_previous[32], bool *ret_has_previous);
+/* The machine's newest point ("" when there is none) and when its last valid one was taken (0). */
+int catalog_point_last(struct catalog *, const char *machine_id, char ret_point_id[37],
+                       Sp__PointState *ret_state, uint64_t *ret_last_valid_unix_ms);
 /* The steps of a point, oldest first. */
 int catalog_point_steps(struct catalog *, const char *point_id,
                         int (*each)(void *arg, uint64_t at_unix_ms, Sp__PointState,

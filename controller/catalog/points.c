@@ -326,3 +326,45 @@ int catalog_point_steps(struct catalog *c, const char *point_id,
     sql_unlock(c);
     return r;
 }
+
+struct last {
+    char id[37];
+    Sp__PointState state;
+    uint64_t taken;
+};
+
+static int row_last(void *arg, sqlite3_stmt *s)
+{
+    struct last *l = arg;
+    int r = 0;
+    Sp__Point *point = sql_message(s, 0, &sp__point__descriptor, &r);
+    if (!point)
+        return r;
+    snprintf(l->id, sizeof(l->id), "%s", point->point_id);
+    l->state = point->state;
+    l->taken = point->taken_unix_ms;
+    message_free(point);
+    return 0;
+}
+
+int catalog_point_last(struct catalog *c, const char *machine_id, char ret_point_id[37],
+                       Sp__PointState *ret_state, uint64_t *ret_last_valid_unix_ms)
+{
+    struct last newest = {0}, valid = {0};
+    sql_lock(c);
+    int r = sql_each(c, row_last, &newest,
+                     "SELECT body FROM point WHERE machine_id = ? ORDER BY number DESC LIMIT 1",
+                     "t", machine_id);
+    if (r == 0)
+        r = sql_each(c, row_last, &valid,
+                     "SELECT body FROM point WHERE machine_id = ? AND state = ? "
+                     "ORDER BY number DESC LIMIT 1",
+                     "tn", machine_id, (uint64_t)SP__POINT_STATE__POINT_STATE_VALID);
+    sql_unlock(c);
+    if (r < 0)
+        return r;
+    memcpy(ret_point_id, newest.id, sizeof(newest.id));
+    *ret_state = newest.state;
+    *ret_last_valid_unix_ms = valid.taken;
+    return 0;
+}
