@@ -173,8 +173,8 @@ static void *work(void *arg)
     struct sp_why why = {{0}};
     int r = vault_writer_coder(t->writer, &coder);
     while (r == 0) {
-        uint64_t offset, passed;
-        uint32_t length;
+        uint64_t offset = 0, passed = 0;
+        uint32_t length = 0;
         r = claim(t, me->number, &offset, &length, &passed, &why);
         if (r <= 0)
             break;
