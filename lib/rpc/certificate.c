@@ -116,7 +116,7 @@ static grpc_ssl_certificate_config_reload_status load(struct rpc_certificate *c,
                                                       grpc_ssl_server_certificate_config **ret)
 {
     __attribute__((cleanup(texts_free))) struct texts t = {0};
-    struct stamp stamps[FILES];
+    struct stamp stamps[FILES] = {0};
     struct sp_why why = {0};
     grpc_ssl_certificate_config_reload_status otherwise =
         c->loaded ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED

@@ -137,8 +137,8 @@ static grpc_channel *create(const struct rpc_channel_options *o, uint32_t max_me
         (int)(o->keepalive_timeout_ms ? o->keepalive_timeout_ms : RPC_DEFAULT_KEEPALIVE_TIMEOUT_MS);
     grpc_arg args[] = {
         {.type = GRPC_ARG_STRING,
-         .key = (char *)(uintptr_t)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
-         .value.string = (char *)(uintptr_t)SP_CONTROLLER_DNS},
+         .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
+         .value.string = (char *)SP_CONTROLLER_DNS},
         rpc_int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)max_message),
         rpc_int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive),
         rpc_int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, timeout),

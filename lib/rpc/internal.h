@@ -157,7 +157,7 @@ grpc_byte_buffer *rpc_encode(const ProtobufCMessage *message, size_t size);
 ProtobufCMessage *rpc_decode(const ProtobufCMessageDescriptor *of, grpc_byte_buffer *bytes);
 
 /* call.c */
-struct rpc_call *rpc_call_new(struct rpc_loop *loop, grpc_call *call,
+struct rpc_call *rpc_call_new(struct rpc_loop *loop, grpc_call *core,
                               const struct rpc_method *method, uint32_t max_message,
                               uint32_t max_queue);
 /* Starts a batch that holds a reference to its call; false: core refused, the call is cancelled. */
@@ -225,8 +225,7 @@ unsigned rpc_accept_failures(void);
 
 static inline grpc_arg rpc_int_arg(const char *key, int value)
 {
-    return (grpc_arg){
-        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value};
 }
 
 #endif

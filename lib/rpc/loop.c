@@ -174,7 +174,7 @@ int rpc_loop_calls(struct rpc_loop *loop, struct rpc_call ***ret, size_t *ret_co
     pthread_mutex_lock(&loop->lock);
     for (struct rpc_call *c = loop->calls; c; c = c->next)
         count++;
-    all = calloc(count + 1, sizeof *all);
+    all = calloc(count + 1, sizeof(struct rpc_call *));
     if (all) {
         size_t i = 0;
         for (struct rpc_call *c = loop->calls; c; c = c->next) {

@@ -12,6 +12,8 @@
 #define ASK(name)    GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_##name
 #define ANSWER(name) GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_##name
 
+#define NO_ANSWER GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE__NOT_SET
+
 typedef Grpc__Reflection__V1alpha__ServerReflectionRequest request;
 typedef Grpc__Reflection__V1alpha__ServerReflectionResponse response;
 typedef Grpc__Reflection__V1alpha__ServiceResponse service;
@@ -45,7 +47,7 @@ static bool is_repeated(const struct rpc_server *s, const struct rpc_method *row
 
 static int list_services(const struct rpc_server *s, struct services *ret)
 {
-    size_t rows = 0, bytes = 0;
+    size_t rows = 1, bytes = 1;
     char *at;
 
     for (const struct rpc_method **table = s->tables; *table; table++)
@@ -74,6 +76,14 @@ static int list_services(const struct rpc_server *s, struct services *ret)
     return 0;
 }
 
+/* The answer's one member lies on the stack of who made it. */
+static void send_answer(struct rpc_call *c, response *r)
+{
+    rpc_send(c, &r->base);
+    r->message_response_case = NO_ANSWER;
+    r->list_services_response = NULL;
+}
+
 static void answer_services(struct rpc_call *c, response *r)
 {
     __attribute__((cleanup(services_free))) struct services s = {0};
@@ -88,7 +98,7 @@ static void answer_services(struct rpc_call *c, response *r)
     list.service = s.pointers;
     r->message_response_case = ANSWER(LIST_SERVICES_RESPONSE);
     r->list_services_response = &list;
-    rpc_send(c, &r->base);
+    send_answer(c, r);
 }
 
 static void answer_error(struct rpc_call *c, response *r, int status, const char *text)
@@ -97,17 +107,17 @@ static void answer_error(struct rpc_call *c, response *r, int status, const char
         GRPC__REFLECTION__V1ALPHA__ERROR_RESPONSE__INIT;
 
     error.error_code = status;
-    error.error_message = (char *)(uintptr_t)text;
+    error.error_message = (char *)text;
     r->message_response_case = ANSWER(ERROR_RESPONSE);
     r->error_response = &error;
-    rpc_send(c, &r->base);
+    send_answer(c, r);
 }
 
 static void answer_file(struct rpc_call *c, response *r, struct sp_bytes file)
 {
     Grpc__Reflection__V1alpha__FileDescriptorResponse found =
         GRPC__REFLECTION__V1ALPHA__FILE_DESCRIPTOR_RESPONSE__INIT;
-    ProtobufCBinaryData one = {file.size, (uint8_t *)(uintptr_t)file.data};
+    ProtobufCBinaryData one = {file.size, (uint8_t *)file.data};
 
     if (file.size == 0) {
         answer_error(c, r, RPC_NOT_FOUND, "this server knows no such file or symbol");
@@ -117,7 +127,7 @@ static void answer_file(struct rpc_call *c, response *r, struct sp_bytes file)
     found.file_descriptor_proto = &one;
     r->message_response_case = ANSWER(FILE_DESCRIPTOR_RESPONSE);
     r->file_descriptor_response = &found;
-    rpc_send(c, &r->base);
+    send_answer(c, r);
 }
 
 static void message(struct rpc_call *c, const ProtobufCMessage *received)
@@ -127,7 +137,7 @@ static void message(struct rpc_call *c, const ProtobufCMessage *received)
     response r = GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__INIT;
 
     r.valid_host = q->host;
-    r.original_request = (request *)(uintptr_t)q;
+    r.original_request = (request *)q;
     switch (q->message_request_case) {
     case ASK(LIST_SERVICES):
         answer_services(c, &r);

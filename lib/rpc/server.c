@@ -162,7 +162,7 @@ static int copy_tables(struct rpc_server *s, const struct rpc_method *const *tab
 
     while (tables[count])
         count++;
-    s->tables = calloc(count + 3, sizeof *s->tables);
+    s->tables = calloc(count + 3, sizeof(struct rpc_method *));
     if (!s->tables)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++)
@@ -231,7 +231,7 @@ static void tick(void *self)
 
 static int make_loops(struct rpc_server *s)
 {
-    s->loops = calloc(s->loop_count, sizeof *s->loops);
+    s->loops = calloc(s->loop_count, sizeof(struct rpc_loop *));
     s->acceptors = calloc(s->loop_count, sizeof *s->acceptors);
     if (!s->loops || !s->acceptors)
         return -ENOMEM;

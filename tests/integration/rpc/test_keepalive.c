@@ -148,9 +148,9 @@ static void other_start(struct other *o, const char *const *arguments)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, to[0], STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&actions, from[1], STDOUT_FILENO);
-    assert_int_equal(posix_spawn(&o->pid, "/proc/self/exe", &actions, NULL,
-                                 (char *const *)(uintptr_t)arguments, environ),
-                     0);
+    assert_int_equal(
+        posix_spawn(&o->pid, "/proc/self/exe", &actions, NULL, (char *const *)arguments, environ),
+        0);
     posix_spawn_file_actions_destroy(&actions);
     close(to[0]);
     close(from[1]);

@@ -147,7 +147,7 @@ static void session(struct rpc_call *c, const ProtobufCMessage *message)
     Sp__Command command = SP__COMMAND__INIT;
 
     if (q->kind_case == SP__AGENT_MESSAGE__KIND_HELLO) {
-        welcome.controller_name = (char *)(uintptr_t)rpc_peer(c)->name;
+        welcome.controller_name = (char *)rpc_peer(c)->name;
         answer.kind_case = SP__CONTROLLER_MESSAGE__KIND_WELCOME;
         answer.welcome = &welcome;
     } else {
@@ -167,7 +167,7 @@ static void enrol(struct rpc_call *c, const ProtobufCMessage *message)
 {
     Sp__EnrolResponse answer = SP__ENROL_RESPONSE__INIT;
     (void)message;
-    answer.machine_id = (char *)(uintptr_t) "enrolled";
+    answer.machine_id = (char *)"enrolled";
     rpc_reply(c, &answer.base);
 }
 
@@ -288,7 +288,7 @@ int rig_ask(struct rpc_channel *channel, const char *machine, unsigned deadline_
     Sp__GetMachineRequest q = SP__GET_MACHINE_REQUEST__INIT;
     ProtobufCMessage *answer = NULL;
 
-    q.machine = (char *)(uintptr_t)machine;
+    q.machine = (char *)machine;
     int rc = rpc_unary(channel, sp_method("Fleet/GetMachine"), &q.base, deadline_ms, &answer,
                        ret_status, why);
     if (rc < 0)

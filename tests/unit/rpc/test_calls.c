@@ -218,7 +218,7 @@ static int stream(struct rpc_channel *channel, const char *what, unsigned deadli
 {
     Sp__WatchRequest q = SP__WATCH_REQUEST__INIT;
     struct sp_why why = {0};
-    q.machine = (char *)(uintptr_t)what;
+    q.machine = (char *)what;
     return rpc_stream(channel, sp_method("Fleet/Watch"), &q.base, deadline_ms, take_event, seen,
                       ret_status, &why);
 }
@@ -271,7 +271,7 @@ static void a_full_send_queue_says_so(void **state)
     int status = -1;
     (void)state;
 
-    q.machine = (char *)(uintptr_t) "flood";
+    q.machine = (char *)"flood";
     row.message = hold_first;
     row.closed = ignore_closed;
     assert_int_equal(rpc_loop_new(&loop), 0);

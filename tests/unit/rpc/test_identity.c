@@ -239,7 +239,7 @@ static void refuse_server(const char *stem, const char *domain, const char *says
 {
     struct sp_why why = {0};
 
-    impostor_stem = (char *)(uintptr_t)stem;
+    impostor_stem = (char *)stem;
     rig_start(as_impostor);
     struct rpc_channel *channel = rig_channel_of(&rig.pki, "user", rig.target, domain, 0);
     int rc = call(channel, "Fleet/GetMachine", NULL, &why);
@@ -268,7 +268,7 @@ static void a_client_talks_to_controllers_of_its_domain_only(void **state)
     refuse_server("nobody", "test.example", "names no identity");
     refuse_server("foreign", "test.example", "not a controller of domain test.example");
 
-    impostor_stem = (char *)(uintptr_t) "foreign";
+    impostor_stem = (char *)"foreign";
     rig_start(as_impostor);
     struct rpc_channel *channel = rig_channel_of(&rig.pki, NULL, rig.target, NULL, 0);
     assert_int_equal(call(channel, "Enrolment/Enrol", NULL, &why), 0); /* any domain */
@@ -349,7 +349,7 @@ static void a_new_certificate_is_taken_up_while_serving(void **state)
     struct sp_why why = {0};
     (void)state;
 
-    q.machine = (char *)(uintptr_t) "hold";
+    q.machine = (char *)"hold";
     row.message = count_event;
     row.closed = held_closed;
     assert_int_equal(rpc_loop_new(&loop), 0);

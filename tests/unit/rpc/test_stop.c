@@ -67,7 +67,7 @@ static void client_close(struct client *client)
 static void open_watch(struct client *client, const char *what)
 {
     Sp__WatchRequest q = SP__WATCH_REQUEST__INIT;
-    q.machine = (char *)(uintptr_t)what;
+    q.machine = (char *)what;
     client_open(client, "user", sp_method("Fleet/Watch"));
     assert_int_equal(rpc_send(client->call, &q.base), 0);
     rpc_finish(client->call, RPC_OK, NULL);
@@ -128,7 +128,7 @@ static void *answer_soon(void *arg)
 static void open_silent(struct client *client)
 {
     Sp__GetMachineRequest q = SP__GET_MACHINE_REQUEST__INIT;
-    q.machine = (char *)(uintptr_t) "silent";
+    q.machine = (char *)"silent";
     client_open(client, "user", sp_method("Fleet/GetMachine"));
     assert_int_equal(rpc_send(client->call, &q.base), 0);
     rpc_finish(client->call, RPC_OK, NULL);
