@@ -26,7 +26,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 
-enum { STEP = 1 << 20 };
+enum { STEP = 256 << 10 };
 
 static int hash_range(EVP_MD_CTX *hash, const struct volume_reader *reader, uint64_t offset,
                       uint64_t length, uint8_t *step)

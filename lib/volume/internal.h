@@ -188,7 +188,6 @@ struct volume_md {
     uint32_t layout;
     bool in_sync;   /* not recovering, not reshaping */
     bool reshaping; /* the layout on disk is in between */
-    bool journal;   /* has one, or a partial parity log */
     uint64_t own[4][2];
     size_t own_count; /* superblock, bitmap, bad block log */
 };

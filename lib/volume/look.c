@@ -454,30 +454,58 @@ static int examine_clear(struct look *l, struct volume_node *node)
     if (rc < 0)
         return rc;
     if (ambiguous)
-        return look_find(l, SP__REASON__REASON_UNIDENTIFIED_CONTENT, true, node, NULL,
-                         "signatures of more than one kind of content: wipe the stale one");
-    return content ? add_clear(l, node, content) : 0;
+        rc = look_find(l, SP__REASON__REASON_UNIDENTIFIED_CONTENT, true, node, NULL,
+                       "signatures of more than one kind of content: wipe the stale one");
+    else if (content)
+        rc = add_clear(l, node, content);
+    else
+        return 0;
+    return rc < 0 ? rc : 1;
+}
+
+static int examine_encrypted(struct look *l, struct volume_node *node)
+{
+    const struct volume_format *format;
+    Sp__HeaderFacts *facts = NULL;
+    int rc = volume_probe(&node->reader, &format, &facts);
+    if (rc != 1)
+        return rc;
+    rc = add_encrypted(l, node, format, facts);
+    return rc < 0 ? rc : 1;
+}
+
+/* Whether sector 0 has one of the magics of a header: a hint for the order, not a verdict. */
+static int hints_at_header(const struct volume_node *node, bool *ret)
+{
+    uint8_t s[16];
+    int rc = volume_read(&node->reader, 0, s, sizeof s);
+    *ret = rc == 0 && (!memcmp(s, "LUKS", 4) || !memcmp(s + 3, "-FVE-FS-", 8) ||
+                       !memcmp(s + 3, "MSWIN4.1", 8));
+    return rc;
 }
 
 /* Members first (a mirror leg with its superblock at the end looks like what it mirrors), then
- * headers, then tables, and file systems last: sector 0 of a partitioned disk may hold anything. */
+ * headers that sector 0 hints at, then tables (sector 0 of a partitioned disk may hold anything),
+ * then file systems. A header whose beginning is lost is looked for last: the probes believe in one
+ * only where nothing else begins, and looking costs the most. */
 static int examine(struct look *l, struct volume_node *node)
 {
     if (node->reader.size_bytes < 512)
         return 0;
+    bool hint = false;
     int rc = examine_md(l, node);
-    if (rc != 0)
-        return rc < 0 ? rc : 0;
-    const struct volume_format *format;
-    Sp__HeaderFacts *facts = NULL;
-    rc = volume_probe(&node->reader, &format, &facts);
-    if (rc != 0)
-        return rc < 0 ? rc : add_encrypted(l, node, format, facts);
-    rc = examine_table(l, node);
+    if (rc == 0)
+        rc = hints_at_header(node, &hint);
+    if (rc == 0 && hint)
+        rc = examine_encrypted(l, node);
+    if (rc == 0)
+        rc = examine_table(l, node);
     if (rc == 0)
         rc = examine_pv(l, node);
     if (rc == 0)
         rc = examine_clear(l, node);
+    if (rc == 0 && !hint)
+        rc = examine_encrypted(l, node);
     return rc < 0 ? rc : 0;
 }
 

@@ -36,6 +36,13 @@ static uint64_t newest(struct look_md **members, size_t count)
     return events;
 }
 
+/* As the kernel has it: the superblocks of the legs are written one after the other, so one that
+ * is a single event behind is in sync. */
+static bool is_current(const struct volume_md *md, uint64_t events)
+{
+    return md->in_sync && (md->events == events || md->events + 1 == events);
+}
+
 /* The legs in sync with the newest hold the same bytes; one is read, all are accounted for. */
 static struct volume_node *build_raid1(struct look_md **members, size_t count)
 {
@@ -43,7 +50,7 @@ static struct volume_node *build_raid1(struct look_md **members, size_t count)
     uint64_t events = newest(members, count);
     for (size_t i = 0; i < count; i++) {
         const struct volume_md *md = &members[i]->md;
-        if (!md->in_sync || md->events != events)
+        if (!is_current(md, events))
             continue;
         if (!array) {
             uint64_t size = md->used_size ? md->used_size : md->data_size;
@@ -145,7 +152,7 @@ static int name_members(struct look *l, struct look_md **members, size_t count, 
     uint64_t events = newest(members, count);
     for (size_t i = 0; i < count; i++) {
         const struct volume_md *md = &members[i]->md;
-        if (built && md->in_sync && md->events == events)
+        if (built && is_current(md, events))
             continue;
         int rc = look_find(l, SP__REASON__REASON_UNIDENTIFIED_CONTENT, true, members[i]->node, NULL,
                            built ? "a member of the %s array %s that is not in sync with it"

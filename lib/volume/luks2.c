@@ -255,7 +255,7 @@ static int fill_damaged(const struct volume_reader *reader, const struct header 
     if (rc < 0)
         return rc;
     if (volume_set_damage(
-            facts, "no copy of the LUKS2 header is good: the first %s, the second %s%s%s%s",
+            facts, "no copy of the LUKS2 header is good (first: %s; second: %s)%s%s%s",
             h->first.problem, h->second.problem,
             content ? "; ambiguous, there is also the signature of " : "",
             content ? content->type : "", content ? " and the magic may be a stray one" : "") < 0)

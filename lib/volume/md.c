@@ -17,9 +17,6 @@ enum {
     FEATURE_RECOVERY = 2,
     FEATURE_RESHAPE = 4,
     FEATURE_BAD_BLOCKS = 8,
-    FEATURE_JOURNAL = 0x200,
-    FEATURE_PPL = 0x400,
-    FEATURE_PPLS = 0x2000,
     BITMAP_MAX = 64 << 20,
 };
 #define MD_MAGIC     0xa92b4efcu
@@ -119,7 +116,6 @@ static int fill(const struct volume_reader *reader, uint64_t super, uint32_t min
     md->role = role < ROLE_LAST && role < md->raid_disks ? role : -1;
     md->in_sync = md->role >= 0 && !(features & (FEATURE_RECOVERY | FEATURE_RESHAPE));
     md->reshaping = features & FEATURE_RESHAPE;
-    md->journal = features & (FEATURE_JOURNAL | FEATURE_PPL | FEATURE_PPLS);
     add_own(md, super, SUPER_BYTES);
     if (features & FEATURE_BAD_BLOCKS && beside(super, (int32_t)sp_le32(s + 188), &at))
         add_own(md, at, (uint64_t)sp_le16(s + 186) * SECTOR);

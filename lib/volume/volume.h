@@ -76,8 +76,8 @@ char *volume_id_text(Sp__VolumeKind kind, const char *uuid, const char *disk_id,
 
 /* libblkid on a reader: type, uuid, label, usage of what begins at byte 0 (superblocks only). *ret
  * is new; NULL when nothing is there or it is ambiguous (*ret_ambiguous). 0 or negative errno.
- * Works on a copy of the first bytes and of the places where libblkid looks, so no device node is
- * needed. */
+ * Works on a copy of the first bytes and of the places where libblkid looks, in a sparse memfd as
+ * long as the volume (RLIMIT_FSIZE must allow that), so no device node is needed. */
 int volume_content(const struct volume_reader *, Sp__Content **ret, bool *ret_ambiguous);
 
 /* ---- the look: everything on a set of disks ----
@@ -94,7 +94,15 @@ struct volume_disk {
 /* Finds volumes, clear content, tables and gaps on all disks together (an LV may lie on several).
  * *ret_volumes, *ret_ranges, *ret_findings are arrays of new messages and the array itself, to free
  * with volume_look_free(). Ranges say what is accounted for; a range that the look can vouch for
- * nothing about is not listed. layout_only leaves header bytes out. */
+ * nothing about is not listed. layout_only leaves header bytes out.
+ *
+ * Headers: each volume has one CapturedHeader for each range of header_ranges(): header copies and
+ * the key material in use, not the unused rest of a keyslots area. Damaged headers are kept too.
+ * Extents: a volume striped in small pieces has its first 16384 extents only; size_bytes is whole.
+ * Findings: HEADER_DAMAGED (a note while another copy is good), CONVERSION_IN_PROGRESS,
+ * PROTECTION_SUSPENDED, NO_ESCROWABLE_PROTECTOR, INVENTORY_MISMATCH (the same UUID twice),
+ * UNIDENTIFIED_CONTENT (a note that explains what could not be followed; whether bytes are left
+ * over is for the caller to see). 0 or negative errno: nothing is left to free then. */
 struct volume_look {
     Sp__Volume **volumes;
     size_t volume_count;
