@@ -157,32 +157,39 @@ static int pass_fleece(struct making *m, const struct qemu_disk *d, uint64_t *re
     return r;
 }
 
-static int add_filter(struct making *m, size_t n)
+static int add_fleece(struct making *m, size_t n)
 {
-    const struct qemu_disk *d = m->chosen[n];
     uint64_t window, set;
-    int r = pass_fleece(m, d, &window, &set);
+    int r = pass_fleece(m, m->chosen[n], &window, &set);
     if (r)
         return r;
     SP_FREE char *file = sp_format("/dev/fdset/%llu", (unsigned long long)set);
     if (!file)
         return -ENOMEM;
-    /* The raw layer bounds the file; nothing in it needs to outlive a crash, so it is not flushed.
-     */
-    r = qmp_call(
-        m->q, "blockdev-add",
-        qmp_object("driver=s,node-name=s,cache=o,file=o", "qcow2", QEMU_NAME_OF('f', m->tag, n),
-                   qmp_object("no-flush=b", 1),
-                   qmp_object("driver=s,size=n,file=o", "raw", (int64_t)window,
-                              qmp_object("driver=s,filename=s,locking=s", "file", file, "off"))),
-        NULL, m->why);
+    /* Nothing in it needs to outlive a crash: no flush. The raw layer bounds it. */
+    json_object *bounded =
+        qmp_object("driver=s,size=n,file=o", "raw", (int64_t)window,
+                   qmp_object("driver=s,filename=s,locking=s", "file", file, "off"));
+    r = qmp_call(m->q, "blockdev-add",
+                 qmp_object("driver=s,node-name=s,cache=o,file=o", "qcow2",
+                            QEMU_NAME_OF('f', m->tag, n), qmp_object("no-flush=b", 1), bounded),
+                 NULL, m->why);
+    /* The node has a descriptor of its own now; with the set gone, the file ends with the node. */
     return r ? r
-             : qmp_call(m->q, "blockdev-add",
-                        qmp_object(
-                            "driver=s,node-name=s,file=s,target=s,on-cbw-error=s,cbw-timeout=n",
-                            "copy-before-write", QEMU_NAME_OF('c', m->tag, n), d->node,
-                            QEMU_NAME_OF('f', m->tag, n), "break-snapshot", (int64_t)CBW_TIMEOUT_S),
-                        NULL, m->why);
+             : qmp_call(m->q, "remove-fd", qmp_object("fdset-id=n", (int64_t)set), NULL, m->why);
+}
+
+static int add_filter(struct making *m, size_t n)
+{
+    int r = add_fleece(m, n);
+    if (r)
+        return r;
+    return qmp_call(m->q, "blockdev-add",
+                    qmp_object("driver=s,node-name=s,file=s,target=s,on-cbw-error=s,cbw-timeout=n",
+                               "copy-before-write", QEMU_NAME_OF('c', m->tag, n),
+                               m->chosen[n]->node, QEMU_NAME_OF('f', m->tag, n), "break-snapshot",
+                               (int64_t)CBW_TIMEOUT_S),
+                    NULL, m->why);
 }
 
 static int prepare(struct making *m)
@@ -242,7 +249,7 @@ static int start_server(struct making *m)
     if (fd < 0)
         return sp_why_set(m->why, fd, "no socket can be made at '%s': %s", m->socket_path,
                           strerror(-fd));
-    SP_FREE char *name = sp_format("sealpoint-%s-nbd", m->tag);
+    SP_FREE char *name = sp_format(QEMU_SERVER_NAME, m->tag);
     if (!name)
         return -ENOMEM;
     int r = qmp_call_fd(m->q, "getfd", qmp_object("fdname=s", name), fd, NULL, m->why);

@@ -98,7 +98,8 @@ int qemu_listen(const char *path);
 char *qemu_socket_path(const char *folder, const char *point_id);
 /* The connections that QEMU holds the other end of, for disks in an iothread. */
 enum { QEMU_HELD_CONNECTIONS = 2 };
-#define QEMU_HELD_NAME "sealpoint-%s-%zu-%u"
+#define QEMU_HELD_NAME   "sealpoint-%s-%zu-%u"
+#define QEMU_SERVER_NAME "sealpoint-%s-nbd"
 /* Takes everything of the point out of a running QEMU. journal may be NULL. */
 int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, const char *journal,
               bool transferred, struct sp_why *why);

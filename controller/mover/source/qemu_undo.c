@@ -223,19 +223,38 @@ static int undo_held(struct qmp *q, const char *tag, size_t disks, struct sp_why
     return 0;
 }
 
-/* The server is ours when it answers on the socket that carries our name. */
-static int undo_server(struct qmp *q, const char *socket_path, struct sp_why *why)
+/* Talks to the server until it says goodbye: is it there? A client that hangs up without that
+ * leaves a complaint in QEMU's log, and perhaps a connection that is still in negotiation. */
+static bool server_answers(const char *socket_path)
 {
+    /* Client flags (fixed newstyle), then NBD_OPT_ABORT without data (NBD's doc/proto.md). */
+    static const uint8_t goodbye[] = {0,   0,   0, 1, 'I', 'H', 'A', 'V', 'E', 'O',
+                                      'P', 'T', 0, 0, 0,   2,   0,   0,   0,   0};
     SP_FD int fd = qemu_connect(socket_path);
-    int r = 0;
-    if (fd >= 0) {
-        char greeting[16];
-        struct timeval limit = {.tv_sec = 10};
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        /* Until QEMU has greeted it has not taken the connection, and would count it later. */
-        ssize_t n = recv(fd, greeting, sizeof greeting, MSG_WAITALL);
-        (void)n;
-        close(sp_steal_fd(&fd));
+    if (fd < 0)
+        return false;
+    struct timeval limit = {.tv_sec = 10};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    char said[64];
+    if (recv(fd, said, 18, MSG_WAITALL) != 18 || memcmp(said, "NBDMAGICIHAVEOPT", 16) != 0)
+        return false;
+    if (send(fd, goodbye, sizeof goodbye, MSG_NOSIGNAL) == (ssize_t)sizeof goodbye) {
+        while (recv(fd, said, sizeof said, 0) > 0)
+            ;
+    }
+    return true;
+}
+
+/* The server is ours when it answers on the socket that carries our name. */
+static int undo_server(struct qmp *q, const char *tag, const char *socket_path, struct sp_why *why)
+{
+    SP_FREE char *name = sp_format(QEMU_SERVER_NAME, tag);
+    if (!name)
+        return -ENOMEM;
+    /* The listening socket, if the server was not started with it: else it would seem to answer. */
+    int r = qmp_call(q, "closefd", qmp_object("fdname=s", name), NULL, why);
+    r = r == -EREMOTEIO ? 0 : r;
+    if (!r && server_answers(socket_path)) {
         r = let_turn(q, why);
         r = r ? r : qmp_call(q, "nbd-server-stop", NULL, NULL, why);
         r = r == -EREMOTEIO ? 0 : r; /* stopped meanwhile */
@@ -342,7 +361,7 @@ int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, co
     r = r ? r : undo_exports(q, tag, why);
     r = r ? r : qemu_disks_load(q, &disks, why);
     r = r ? r : undo_held(q, tag, disks.count, why);
-    r = r ? r : undo_server(q, socket_path, why);
+    r = r ? r : undo_server(q, tag, socket_path, why);
     r = r ? r : delete_nodes(q, tag, 'a', why);
     r = r ? r : undo_bitmaps(q, tag, transferred, why);
     r = r ? r : restore_drives(q, tag, &disks, told, why);

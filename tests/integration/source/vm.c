@@ -223,6 +223,8 @@ char *vm_bitmaps(struct vm *vm, const char *node)
         json_object *bitmaps = qmp_get_array(qmp_at(nodes, i), "dirty-bitmaps");
         for (size_t j = 0; j < qmp_length(bitmaps) && count < SP_COUNT(names); j++) {
             json_object *b = qmp_at(bitmaps, j);
+            if (!qmp_string(b, "name"))
+                continue; /* a filter's own */
             names[count++] = arg("%s:%d:%llu", qmp_string(b, "name"), qmp_flag(b, "recording"),
                                  (unsigned long long)qmp_number(b, "count"));
         }
