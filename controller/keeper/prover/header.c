@@ -349,12 +349,11 @@ static int try_passphrase(struct header *h, const struct sp_secret *secret,
     return set_verdict(t, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY);
 }
 
+/* The digest alone decides: an erased header no longer says how long its key is. */
 static int try_volume_key(struct header *h, const struct sp_secret *secret, struct header_try *t)
 {
-    int r = sp_secret_size(secret) == (size_t)crypt_get_volume_key_size(h->cd)
-                ? crypt_volume_key_verify(h->cd, (const char *)sp_secret_data(secret),
-                                          sp_secret_size(secret))
-                : -EPERM;
+    int r = crypt_volume_key_verify(h->cd, (const char *)sp_secret_data(secret),
+                                    sp_secret_size(secret));
     if (r == -EPERM) {
         sp_why_set(&t->why, 0, "the volume key is not the one of this header");
         return set_verdict(t, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY);

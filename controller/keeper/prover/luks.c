@@ -158,7 +158,7 @@ static const char *secret_word(Sp__SecretType type)
 /* Carry-over: the secret is the volume key that this header's digest vouched for earlier. */
 static int prove_carried(struct proof *p, const Sp__HeaderFacts *f)
 {
-    if (sp_secret_size(p->secret) * 8 != f->key_bits)
+    if (f->key_bits && sp_secret_size(p->secret) * 8 != f->key_bits)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY,
                          "the volume key kept from the earlier proof does not fit this header");
     p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER;

@@ -174,14 +174,6 @@ static void every_image_gets_its_verdict(void **state)
     }
 }
 
-static Sp__ProofVerdict verdict_of(const struct question *q)
-{
-    Sp__ProverFinding *f = rig_prove(q, NULL);
-    Sp__ProofVerdict v = f->verdict;
-    sp__prover_finding__free_unpacked(f, NULL);
-    return v;
-}
-
 static void another_secret_opens_nothing(void **state)
 {
     (void)state;
@@ -193,7 +185,7 @@ static void another_secret_opens_nothing(void **state)
         q.secret = "not the secret";
         q.secret_file = NULL;
         q.type = 0;
-        assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+        assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     }
 }
 
@@ -209,7 +201,7 @@ static void check_volume_key(const struct row *r)
     q.secret_file = NULL;
     q.secret = sp_secret_data(key);
     q.secret_size = sp_secret_size(key);
-    assert_string_equal(name_of(verdict_of(&q)), "OPENS");
+    assert_string_equal(rig_verdict(&q), "OPENS");
     q.carried = true;
     again = rig_prove(&q, NULL);
     assert_string_equal(name_of(again->verdict), "OPENS");
@@ -220,13 +212,13 @@ static void check_volume_key(const struct row *r)
     sp__prover_finding__free_unpacked(again, NULL);
     /* Carried and wrong: no digest is asked, the sectors tell. */
     sp_secret_data(key)[0] ^= 1;
-    assert_string_equal(name_of(verdict_of(&q)), "NOT_RECOGNISED");
+    assert_string_equal(rig_verdict(&q), "NOT_RECOGNISED");
     q.carried = false;
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.secret_size--;
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.carried = true;
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     sp_secret_free(key);
     sp__prover_finding__free_unpacked(f, NULL);
 }
@@ -260,10 +252,10 @@ static void detached_header_opens_its_data(void **state)
     assert_int_equal(f->sectors[0]->on->offset_bytes, 0);
     sp__prover_finding__free_unpacked(f, NULL);
     q.secret = "wrong";
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.secret = "a-det-f55188a12582";
     q.image = rig_corpus("a-neg-random.img"); /* other data behind the same header */
-    assert_string_equal(name_of(verdict_of(&q)), "NOT_RECOGNISED");
+    assert_string_equal(rig_verdict(&q), "NOT_RECOGNISED");
 }
 
 static void foreign_detached_header_opens_but_shows_nothing(void **state)
@@ -299,29 +291,39 @@ static void plain_needs_the_expected_content(void **state)
     assert_false(f->has_volume_key);
     sp__prover_finding__free_unpacked(f, NULL);
     q.type = RAW_KEY;
-    assert_string_equal(name_of(verdict_of(&q)), "OPENS");
+    assert_string_equal(rig_verdict(&q), "OPENS");
     q.expected_uuid = "11111111-2bc5-4570-9a95-86d1cccfd6ba"; /* recognised, not the expected */
-    assert_string_equal(name_of(verdict_of(&q)), "NOT_RECOGNISED");
+    assert_string_equal(rig_verdict(&q), "NOT_RECOGNISED");
     q.expected_uuid = NULL;
-    assert_string_equal(name_of(verdict_of(&q)), "NOT_RECOGNISED");
+    assert_string_equal(rig_verdict(&q), "NOT_RECOGNISED");
     q.expected_uuid = "af78638a-2bc5-4570-9a95-86d1cccfd6ba";
     q.plain_cipher = "aes-cbc-plain64"; /* wrong parameters are as good as a wrong key */
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.plain_cipher = "aes-cbc-essiv:sha256";
     q.plain_sector = 4096;
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.plain_sector = 0;
     q.plain_cipher = "twofish-cbc-plain64";
-    assert_string_equal(name_of(verdict_of(&q)), "UNCHECKABLE");
+    assert_string_equal(rig_verdict(&q), "UNCHECKABLE");
     q.plain_cipher = "aes-cbc-essiv:sha256";
     q.carried = true; /* never for plain */
-    assert_string_equal(name_of(verdict_of(&q)), "ERROR");
+    assert_string_equal(rig_verdict(&q), "ERROR");
     q.carried = false;
     q.secret_file = NULL;
     q.secret = "0123456789abcdef0123456789abcdef";
-    assert_string_equal(name_of(verdict_of(&q)), "WRONG_KEY");
+    assert_string_equal(rig_verdict(&q), "WRONG_KEY");
     q.plain_offset = UINT64_MAX / 256;
-    assert_string_equal(name_of(verdict_of(&q)), "NOT_RECOGNISED");
+    assert_string_equal(rig_verdict(&q), "NOT_RECOGNISED");
+}
+
+/* Runs last: what was unpacked is still what the manifest says. */
+static void the_images_are_as_they_were(void **state)
+{
+    (void)state;
+    rig_shell("cd '%s' && for f in *; do want=$(awk -F'\\t' -v f=\"$f\" "
+              "'$1 == f || $1 == f \".xz\" {print $2}' '%s/MANIFEST.tsv'); "
+              "[ \"$want\" = \"$(sha256sum \"$f\" | cut -c1-64)\" ] || exit 1; done",
+              rig_folder(), rig_corpus_folder());
 }
 
 static int end(void **state)
@@ -340,6 +342,7 @@ int main(void)
         cmocka_unit_test(detached_header_opens_its_data),
         cmocka_unit_test(foreign_detached_header_opens_but_shows_nothing),
         cmocka_unit_test(plain_needs_the_expected_content),
+        cmocka_unit_test(the_images_are_as_they_were),
     };
     return cmocka_run_group_tests(tests, NULL, end);
 }

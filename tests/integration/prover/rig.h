@@ -38,8 +38,8 @@ const char *rig_path(const char *name);
 /* Runs a shell command of printf form, asserts that it succeeds. */
 void rig_shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Hex SHA-256 of a file. */
-void rig_hash(const char *path, char out[65]);
+/* Where the corpus is. */
+const char *rig_corpus_folder(void);
 
 /* What to prove. NULL and 0 are fine for all but image, kind and the secret. */
 struct question {
@@ -59,12 +59,19 @@ struct question {
     uint64_t plain_offset, plain_skip;
     bool carried;
     uint64_t memory_bytes;
+    unsigned time_ms;
 };
 
 /* The finding (sp__prover_finding__free_unpacked) and the key or NULL. Asserts that the prover
- * answered with one, that every sector's hash is that of the image there, and that the image is
- * as it was. */
+ * answered with one, that every sector's hash is that of the image there, and that nobody wrote to
+ * the image. */
 Sp__ProverFinding *rig_prove(const struct question *, struct sp_secret **ret_key);
+
+/* The verdict alone, as a word: "OPENS". */
+const char *rig_verdict(const struct question *);
+
+/* For a job that must not get an answer: the error of prover_run(). */
+int rig_fail(const struct question *, struct sp_why *why);
 
 /* Path of the built prover. */
 const char *rig_prover(void);
