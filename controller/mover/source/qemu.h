@@ -59,6 +59,7 @@ int qemu_node_below(json_object *graph, const char *filter, char **ret);
 /* Fills size, format and file of a disk from its node's entry; pure, for the fuzzer too. */
 void qemu_disk_from_node(struct qemu_disk *d, json_object *node);
 int qemu_disk_to_message(const struct qemu_disk *d, Sp__SourceDisk *m);
+int qemu_describe_on(struct qmp *q, Sp__DescribeResponse **ret, struct sp_why *why);
 int qemu_describe(const Sp__DescribeRequest *request, Sp__DescribeResponse **ret,
                   struct sp_why *why);
 

@@ -21,7 +21,7 @@ void qemu_tag(const char *point_id, char out[QEMU_TAG])
     if (sp_uuid_valid(point_id)) {
         for (const char *p = point_id; *p && n < QEMU_TAG - 1; p++) {
             if (*p != '-')
-                hex[n++] = *p >= 'A' && *p <= 'F' ? (char)(*p + 32) : *p;
+                hex[n++] = *p;
         }
     } else {
         uint8_t hash[32] = {0};
@@ -401,18 +401,13 @@ static int fill(struct qmp *q, const struct qemu_disks *disks, Sp__DescribeRespo
     return m->version ? define(q, disks, m->definition) : -ENOMEM;
 }
 
-int qemu_describe(const Sp__DescribeRequest *request, Sp__DescribeResponse **ret,
-                  struct sp_why *why)
+int qemu_describe_on(struct qmp *q, Sp__DescribeResponse **ret, struct sp_why *why)
 {
-    QMP_CLOSE struct qmp *q = NULL;
     __attribute__((cleanup(qemu_disks_free))) struct qemu_disks disks = {0};
-    int r = qmp_open(request->source->qemu->qmp_socket, 0, &q, why);
-    r = r ? r : qemu_disks_load(q, &disks, why);
-    if (r)
-        return r;
-    Sp__DescribeResponse *m = malloc(sizeof *m);
+    int r = qemu_disks_load(q, &disks, why);
+    Sp__DescribeResponse *m = r ? NULL : malloc(sizeof *m);
     if (!m)
-        return -ENOMEM;
+        return r ? r : -ENOMEM;
     sp__describe_response__init(m);
     r = fill(q, &disks, m, why);
     if (r) {
@@ -421,4 +416,12 @@ int qemu_describe(const Sp__DescribeRequest *request, Sp__DescribeResponse **ret
     }
     *ret = m;
     return 0;
+}
+
+int qemu_describe(const Sp__DescribeRequest *request, Sp__DescribeResponse **ret,
+                  struct sp_why *why)
+{
+    QMP_CLOSE struct qmp *q = NULL;
+    int r = qmp_open(request->source->qemu->qmp_socket, 0, &q, why);
+    return r ? r : qemu_describe_on(q, ret, why);
 }

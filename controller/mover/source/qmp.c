@@ -368,37 +368,45 @@ static int greet(struct qmp *q, struct sp_why *why)
     return qmp_call(q, "qmp_capabilities", NULL, NULL, why);
 }
 
+int qmp_open_fd(int fd, unsigned timeout_ms, struct qmp **ret, struct sp_why *why)
+{
+    QMP_CLOSE struct qmp *q = calloc(1, sizeof *q);
+    if (!q) {
+        close(fd);
+        return -ENOMEM;
+    }
+    q->fd = fd;
+    q->timeout_ms = timeout_ms ? timeout_ms : QMP_TIMEOUT_MS;
+    if (fcntl(q->fd, F_SETFL, O_NONBLOCK))
+        return -errno;
+    int r = greet(q, why);
+    if (r)
+        return r;
+    *ret = sp_steal(q);
+    return 0;
+}
+
 int qmp_open(const char *path, unsigned timeout_ms, struct qmp **ret, struct sp_why *why)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
         return sp_why_set(why, -ENAMETOOLONG, "the path of the QMP socket '%s' is too long", path);
     memcpy(address.sun_path, path, strlen(path) + 1);
-    QMP_CLOSE struct qmp *q = calloc(1, sizeof *q);
-    if (!q)
-        return -ENOMEM;
-    q->timeout_ms = timeout_ms ? timeout_ms : QMP_TIMEOUT_MS;
-    q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (q->fd < 0)
+    SP_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
         return -errno;
-    int r = connect(q->fd, (struct sockaddr *)&address, sizeof address) ? -errno : 0;
+    int r = connect(fd, (struct sockaddr *)&address, sizeof address) ? -errno : 0;
     if (r)
         return sp_why_set(why, r, "no QEMU serves the QMP socket '%s': %s", path, strerror(-r));
-    if (fcntl(q->fd, F_SETFL, O_NONBLOCK))
-        return -errno;
-    r = greet(q, why);
-    if (r)
-        return sp_why_prefix(why, r, "%s", path);
-    *ret = sp_steal(q);
-    return 0;
+    r = qmp_open_fd(sp_steal_fd(&fd), timeout_ms, ret, why);
+    return r ? sp_why_prefix(why, r, "%s", path) : 0;
 }
 
 void qmp_close(struct qmp *q)
 {
     if (!q)
         return;
-    if (q->fd >= 0)
-        close(q->fd);
+    close(q->fd);
     sp_buffer_free(&q->in);
     free(q);
 }

@@ -23,12 +23,14 @@ struct qmp;
 /* Connects, reads the greeting, leaves the negotiation mode. -ENOENT and -ECONNREFUSED: nobody
  * serves the socket; -ETIMEDOUT: somebody else may be connected; -EPROTO: it does not speak QMP. */
 int qmp_open(const char *path, unsigned timeout_ms, struct qmp **ret, struct sp_why *why);
+/* The same over a connected socket, which is owned from here on, also after a failure. */
+int qmp_open_fd(int fd, unsigned timeout_ms, struct qmp **ret, struct sp_why *why);
 void qmp_close(struct qmp *q);
 /* major × 1,000,000 + minor × 1,000 + micro, from the greeting. */
 uint32_t qmp_version(const struct qmp *q);
 
-/* Runs a command. `arguments` is consumed (NULL: none, or memory ran out in qmp_object() when
- * wants_arguments of the command say so, which QEMU then refuses). *ret, if asked for, is the
+/* Runs a command. `arguments` is consumed (NULL: none; when qmp_object() had no memory QEMU refuses
+ * the command, which then lacks what it needs). *ret, if asked for, is the
  * "return" value, to json_object_put(). -EREMOTEIO: QEMU refused, why says what it said; -EPROTO,
  * -ECONNRESET, -ETIMEDOUT: the connection is of no more use, every later call fails likewise. */
 int qmp_call(struct qmp *q, const char *command, json_object *arguments, json_object **ret,
@@ -67,7 +69,8 @@ static inline void qmp_cleanup_json(json_object **o)
 {
     json_object_put(*o);
 }
-#define QMP_JSON __attribute__((cleanup(qmp_cleanup_json)))
+/* clang takes a variable that is only there to be cleaned up for unused. */
+#define QMP_JSON __attribute__((cleanup(qmp_cleanup_json), unused))
 static inline void qmp_cleanup(struct qmp **q)
 {
     qmp_close(*q);

@@ -20,29 +20,32 @@
 
 #include <cmocka.h>
 
-static void make_image(const char *path, size_t n, bool qcow2)
+static void run(char *const line[])
 {
-    char size[32], write[64];
-    snprintf(size, sizeof size, "%d", VM_DISK_BYTES);
-    snprintf(write, sizeof write, "write -P %#zx 0 %d", 0x10 + n, VM_PATTERN_BYTES);
-    const char *format = qcow2 ? "qcow2" : "raw";
-    char *create[] = {
-        "qemu-img", "create", "-q", "-f", (char *)(uintptr_t)format, (char *)(uintptr_t)path,
-        size,       NULL};
-    char *fill[] = {
-        "qemu-io", "-f", (char *)(uintptr_t)format, "-c", write, (char *)(uintptr_t)path, NULL};
-    char **commands[] = {create, fill};
-    for (size_t i = 0; i < SP_COUNT(commands); i++) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            int null = open("/dev/null", O_WRONLY);
-            dup2(null, 1);
-            execvp(commands[i][0], commands[i]);
-            _exit(127);
-        }
-        int status;
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_int_equal(status, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 1);
+        execvp(line[0], line);
+        _exit(127);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void make_image(char *path, size_t n, bool qcow2)
+{
+    SP_FREE uint8_t *pattern = malloc(VM_PATTERN_BYTES);
+    memset(pattern, 0x10 + (int)n, VM_PATTERN_BYTES);
+    SP_FREE char *raw = sp_format("%s.raw", path);
+    SP_FD int fd = open(qcow2 ? raw : path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    assert_true(fd >= 0 && ftruncate(fd, VM_DISK_BYTES) == 0);
+    assert_int_equal(sp_pwrite_all(fd, pattern, VM_PATTERN_BYTES, 0), 0);
+    if (qcow2) {
+        char *line[] = {"qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path, NULL};
+        run(line);
+        unlink(raw);
     }
 }
 
