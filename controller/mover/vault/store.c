@@ -5,7 +5,7 @@
 /* A pack that is being put together. */
 struct build {
     struct pack_footer footer;
-    uint8_t header[PACK_HEADER_BYTES];
+    uint8_t *header; /* on a page, as the blocks are: it is written from where it is */
     struct pack_entry *entries;
     size_t count, entry_room;
     struct sp_bytes *parts; /* the first one is the header */
@@ -103,6 +103,7 @@ static void build_free(struct vault_store *s, struct build *b)
         give_locked(s, b->blocks[i]);
     pthread_mutex_unlock(&s->lock);
     vault_set_free(&b->pending);
+    free(b->header);
     free(b->entries);
     free(b->parts);
     free(b->blocks);
@@ -115,6 +116,9 @@ static int build_new(struct vault_store *s, struct build **ret)
     if (!b)
         return -ENOMEM;
     int r = sp_random(b->footer.id, sizeof b->footer.id);
+    b->header = aligned_alloc(PACK_HEADER_BYTES, PACK_HEADER_BYTES);
+    if (!b->header)
+        r = -ENOMEM;
     if (r == 0)
         r = grow(&b->parts, &b->part_room, 1, sizeof *b->parts);
     if (r < 0) {
@@ -124,7 +128,7 @@ static int build_new(struct vault_store *s, struct build **ret)
     memcpy(b->footer.vault_id, s->vault->id, sizeof b->footer.vault_id);
     memcpy(b->footer.writer, s->writer, sizeof b->footer.writer);
     pack_header_make(b->header, b->footer.id);
-    b->parts[b->part_count++] = (struct sp_bytes){b->header, sizeof b->header};
+    b->parts[b->part_count++] = (struct sp_bytes){b->header, PACK_HEADER_BYTES};
     b->offset = PACK_HEADER_BYTES;
     *ret = b;
     return 0;
