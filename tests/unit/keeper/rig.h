@@ -18,6 +18,7 @@
 #include "base/identity.h"
 #include "base/secret.h"
 #include "controller/keeper/keeper.h"
+#include "controller/keeper/keeper_client.h"
 #include <sealpoint/v1/keeper.pb-c.h>
 #include <sqlite3.h>
 
@@ -57,6 +58,7 @@ struct rig {
     struct sp_clock clock;
     struct keeper_options options;
     struct keeper *k;
+    struct keeper_client *client; /* not NULL: a keeper process is spoken to instead */
     struct person admin;
     EVP_PKEY *controller_key;
     struct sp_secret *kit;
@@ -94,6 +96,10 @@ static inline void sp_cleanup_answer(Sp__KeeperResponse **p)
 #define ANSWER SP_CLEANUP(answer) Sp__KeeperResponse *
 
 Sp__KeeperResponse *rig_init(struct rig *);
+/* Fetches the keeper's keys and checks that the CA signed them. */
+void rig_read_keys(struct rig *);
+/* A folder, a passphrase file and a clock, but no keeper. */
+struct rig *rig_new(void);
 void nonce_of(struct rig *, uint8_t out[32]);
 /* A request signed by `who` with a fresh nonce. */
 Sp__SignedRequest *sign(struct rig *, const struct person *who, const char *method,
