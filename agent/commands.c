@@ -306,7 +306,7 @@ void commands_receive(struct commands *c, const Sp__Command *command)
         answer_status(c, command);
     else if (made) {
         if (stop)
-            quiesce_abort(c->options.quiesce);
+            quiesce_abort(c->options.quiesce, true);
         queue(c, command);
     } else if (!known)
         refuse(c, id, EBUSY, "too many commands are under way", false);

@@ -216,7 +216,7 @@ static void finish(struct agent *a)
 {
     changes_free(a->changes);
     if (a->quiesce)
-        quiesce_abort(a->quiesce); /* or the worker might wait out a lease */
+        quiesce_abort(a->quiesce, false); /* or the worker might wait out a lease */
     worker_free(a->worker);
     quiesce_free(a->quiesce);
     a->quiesce = NULL;

@@ -151,8 +151,36 @@ static bool end_freeze(struct freezer *f, enum freeze_end end)
     return !f->wanted;
 }
 
+/* Takes one message. False at the socket's end; when draining, also when nothing waits. */
+static bool receive_answer(struct freezer *f, bool draining)
+{
+    struct freezer_message m;
+    ssize_t n = recv(f->socket, &m, sizeof(m), MSG_DONTWAIT);
+    if (n != (ssize_t)sizeof(m))
+        return n < 0 && errno == EAGAIN && !draining;
+    bool told = false;
+    pthread_mutex_lock(&f->lock);
+    char id[64];
+    memcpy(id, f->operation_id, sizeof(id));
+    if (m.kind == FREEZER_READY) {
+        f->ready = true;
+        f->lock_error = (int)m.value;
+    } else if (m.kind == FREEZER_FROZEN && f->active) {
+        f->held = true;
+    } else if (m.kind == FREEZER_ENDED) {
+        told = end_freeze(f, (enum freeze_end)m.value);
+    }
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    if (told && f->options.on_ended)
+        f->options.on_ended(f->options.self, id, (enum freeze_end)m.value);
+    return true;
+}
+
 static void freezer_died(struct freezer *f)
 {
+    while (receive_answer(f, true))
+        ; /* what it said before */
     siginfo_t info;
     /* The pidfd is readable only when the whole process has ended, FIFREEZE calls included. */
     while (waitid(P_PIDFD, (id_t)f->pidfd, &info, WEXITED) < 0 && errno == EINTR)
@@ -188,32 +216,6 @@ static void freezer_died(struct freezer *f)
 }
 
 /* ---- the watch thread ---- */
-
-/* False at the socket's end. */
-static bool receive_answer(struct freezer *f)
-{
-    struct freezer_message m;
-    ssize_t n = recv(f->socket, &m, sizeof(m), MSG_DONTWAIT);
-    if (n != (ssize_t)sizeof(m))
-        return n < 0 && errno == EAGAIN;
-    bool told = false;
-    pthread_mutex_lock(&f->lock);
-    char id[64];
-    memcpy(id, f->operation_id, sizeof(id));
-    if (m.kind == FREEZER_READY) {
-        f->ready = true;
-        f->lock_error = (int)m.value;
-    } else if (m.kind == FREEZER_FROZEN && f->active) {
-        f->held = true;
-    } else if (m.kind == FREEZER_ENDED) {
-        told = end_freeze(f, (enum freeze_end)m.value);
-    }
-    pthread_cond_broadcast(&f->changed);
-    pthread_mutex_unlock(&f->lock);
-    if (told && f->options.on_ended)
-        f->options.on_ended(f->options.self, id, (enum freeze_end)m.value);
-    return true;
-}
 
 /* Until when the freezer may stay silent: -1 for ever. Kills it when that is over. */
 static int overdue_ms(struct freezer *f)
@@ -251,7 +253,7 @@ static void *watch_thread(void *arg)
             ssize_t got = read(f->wake, &n, sizeof(n));
             (void)got;
         }
-        bool open = !polled[1].revents || receive_answer(f);
+        bool open = !polled[1].revents || receive_answer(f, false);
         if (!open && !polled[2].revents)
             poll(&polled[2], 1, 1000); /* its exit is near */
         if (polled[2].revents)
@@ -336,7 +338,7 @@ void freezer_free(struct freezer *f)
     pthread_mutex_lock(&f->lock);
     f->closing = true;
     if (f->socket >= 0)
-        shutdown(f->socket, SHUT_RDWR); /* the freezer sees the end: thaws and exits */
+        shutdown(f->socket, SHUT_WR); /* the freezer sees the end: thaws and exits */
     pthread_mutex_unlock(&f->lock);
     if (f->watching) {
         wake_watch(f);
@@ -503,7 +505,8 @@ int freezer_thaw(struct freezer *f, const char *operation_id, struct freezer_rep
     if (r == 0 && f->active) {
         f->wanted = true;
         if (f->socket >= 0)
-            send_message(f, FREEZER_THAW, 0, -1); /* failing: it is dead, and the watch thaws */
+            send_message(f, FREEZER_THAW, FREEZE_END_COMMAND,
+                         -1); /* failing: it is dead, and the watch thaws */
         while (f->active)
             pthread_cond_wait(&f->changed, &f->lock);
     }
@@ -513,11 +516,11 @@ int freezer_thaw(struct freezer *f, const char *operation_id, struct freezer_rep
     return r;
 }
 
-void freezer_abort(struct freezer *f)
+void freezer_abort(struct freezer *f, enum freeze_end as)
 {
     pthread_mutex_lock(&f->lock);
     if (f->active && f->socket >= 0)
-        send_message(f, FREEZER_THAW, 0, -1);
+        send_message(f, FREEZER_THAW, as, -1);
     pthread_mutex_unlock(&f->lock);
 }
 

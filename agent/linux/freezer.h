@@ -63,8 +63,9 @@ int freezer_freeze(struct freezer *f, const char *operation_id,
 int freezer_thaw(struct freezer *f, const char *operation_id, struct freezer_report *report,
                  struct sp_why *why);
 
-/* Ends a freeze that is under way or held, without waiting. */
-void freezer_abort(struct freezer *f);
+/* Ends a freeze that is under way or held, without waiting; it counts as ended by `as` (COMMAND or
+ * AGENT_LOST). */
+void freezer_abort(struct freezer *f, enum freeze_end as);
 
 struct freezer_status {
     bool frozen;

@@ -183,7 +183,9 @@ static enum freeze_end wait_for(struct freezer_server *server, condition_fn *met
             if (fd >= 0)
                 close(fd);
             /* Whatever is no THAW breaks the protocol: as good as no agent. */
-            return got > 0 && m.kind == FREEZER_THAW ? FREEZE_END_COMMAND : FREEZE_END_AGENT_LOST;
+            return got > 0 && m.kind == FREEZER_THAW && m.value != FREEZE_END_AGENT_LOST
+                       ? FREEZE_END_COMMAND
+                       : FREEZE_END_AGENT_LOST;
         }
         if (until_ns && freeze_now_ns() >= until_ns)
             return met && met(server, level) ? FREEZE_END_NONE : FREEZE_END_DEADLINE;
@@ -342,9 +344,9 @@ static int handle(struct freezer_server *server, const struct freezer_message *m
     if (fd >= 0)
         close(fd);
     if (m->kind == FREEZER_FREEZE) {
-        enum freeze_end end = hold(server, m->value);
+        hold(server, m->value);
         forget_all(server);
-        return end == FREEZE_END_AGENT_LOST ? 0 : 1;
+        return 1; /* if the agent is gone, the next receive says so */
     }
     return m->kind == FREEZER_THAW ? 1 : -EPROTO; /* a THAW that comes after the end is fine */
 }

@@ -96,9 +96,9 @@ void quiesce_free(struct quiesce *q)
     free(q);
 }
 
-void quiesce_abort(struct quiesce *q)
+void quiesce_abort(struct quiesce *q, bool commanded)
 {
-    freezer_abort(q->freezer);
+    freezer_abort(q->freezer, commanded ? FREEZE_END_COMMAND : FREEZE_END_AGENT_LOST);
 }
 
 int quiesce_lock_error(struct quiesce *q)
@@ -192,7 +192,7 @@ static int make_plan(struct quiesce *q, const Sp__FreezeCommand *command,
  * frozen, the others are. */
 static int sync_plan(struct quiesce *q, unsigned budget_ms)
 {
-    int fds[FREEZE_LIST_MOST], results[FREEZE_LIST_MOST];
+    int fds[FREEZE_LIST_MOST] = {0}, results[FREEZE_LIST_MOST] = {0};
     struct held *of[FREEZE_LIST_MOST];
     size_t count = 0;
     for (size_t i = 0; i < q->count; i++)
@@ -408,7 +408,7 @@ int quiesce_freeze(struct quiesce *q, const char *operation_id, const Sp__Freeze
         take_outcomes(q, report);
         int made = make_freeze_answer(q, lease_ms, report, &roots, r == 0, ret);
         if (made < 0 && r == 0) {
-            quiesce_abort(q); /* nobody would learn of it */
+            quiesce_abort(q, false); /* nobody would learn of it */
             sp__freeze_answer__free_unpacked(*ret, NULL);
             *ret = NULL;
             r = made;

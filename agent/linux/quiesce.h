@@ -37,8 +37,8 @@ int quiesce_freeze(struct quiesce *q, const char *operation_id, const Sp__Freeze
 /* Thaws the freeze of that operation. -ENOENT: it is not the last one here. */
 int quiesce_thaw(struct quiesce *q, const char *freeze_operation_id, Sp__ThawAnswer **ret,
                  struct sp_why *why);
-/* Ends any freeze, without waiting. */
-void quiesce_abort(struct quiesce *q);
+/* Ends any freeze, without waiting: on a Thaw command, or since the agent itself ends. */
+void quiesce_abort(struct quiesce *q, bool commanded);
 /* Fills an initialised message; its strings are allocated. 0 or -ENOMEM. */
 int quiesce_state(struct quiesce *q, Sp__FreezeState *state);
 /* errno of the freezer's mlockall; 0: locked. */

@@ -2,6 +2,7 @@
 #include "mounts.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -47,11 +48,31 @@ static size_t list_mounts(char points[][256], size_t most)
     return count;
 }
 
+/* Programs that a test started and did not end: their arguments name the test's own folder. */
+static void kill_started(void)
+{
+    DIR *dir = opendir("/proc");
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        long pid = strtol(entry->d_name, NULL, 10);
+        char path[300], text[4096];
+        snprintf(path, sizeof(path), "/proc/%s/cmdline", entry->d_name);
+        int fd = pid > 1 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        ssize_t n = fd >= 0 ? read(fd, text, sizeof(text)) : 0;
+        if (fd >= 0)
+            close(fd);
+        if (n > 0 && memmem(text, (size_t)n, mounts_folder, strlen(mounts_folder)))
+            kill((pid_t)pid, SIGKILL);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 /* Thaws each until it says EINVAL, which means not frozen; several rounds, since one that hangs in
  * FIFREEZE can be thawed only when the one below it is. */
 static void clean_up(void)
 {
     static char points[64][256];
+    kill_started();
     for (int round = 0; round < 50; round++) {
         size_t count = list_mounts(points, 64);
         for (size_t i = 0; i < count; i++) {
