@@ -235,6 +235,42 @@ static void a_full_fleece_breaks_the_point_and_not_the_guest(void **state)
     release(POINT_2, false);
 }
 
+static void a_full_fleece_folder_breaks_the_point_and_not_the_guest(void **state)
+{
+    (void)state;
+    SP_FREE char *small = NULL;
+    assert_true(asprintf(&small, "%s/small", vm.folder) > 0);
+    assert_int_equal(mkdir(small, 0700), 0);
+    if (mount("tmpfs", small, "tmpfs", 0, "size=6m")) {
+        rmdir(small);
+        print_message("mounting a small file system needs root\n");
+        skip();
+    }
+    vm.qemu.fleece_directory = small;
+    struct open_point p = take(POINT_1, false);
+    const struct source *source = source_for(&vm.config);
+    struct sp_why why = {""};
+    uint8_t data[4096];
+    for (unsigned at = 0; at < 16; at++) {
+        char command[64];
+        snprintf(command, sizeof command, "write -P 0xee %uM 1M", at);
+        vm_io(&vm, 0, command);
+    }
+    char status[32];
+    vm_status(&vm, status);
+    assert_string_equal(status, "running");
+    int failed = 0;
+    for (uint32_t i = 0; i < VM_DISKS; i++)
+        failed += source->read_at(p.snapshot, i, 0, data, sizeof data, &why) != 0;
+    assert_int_equal(failed, 1); /* the disk that was written to */
+    assert_true(source->broken(p.snapshot));
+    done(&p);
+    release(POINT_1, false);
+    vm.qemu.fleece_directory = vm.folder;
+    assert_int_equal(umount(small), 0); /* nothing of QEMU's holds it */
+    rmdir(small);
+}
+
 static void bitmaps_keep_the_base_of_the_last_full_copy(void **state)
 {
     (void)state;
@@ -411,6 +447,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(next_data_skips_what_was_never_written, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_fleece_breaks_the_point_and_not_the_guest, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_full_fleece_folder_breaks_the_point_and_not_the_guest,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(bitmaps_keep_the_base_of_the_last_full_copy, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_second_point_at_the_same_time_is_refused, setup,
