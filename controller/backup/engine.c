@@ -24,6 +24,12 @@ int engine_new(const struct engine_options *options, struct engine **ret)
         e->options.agent_wait_ms = 10000;
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->tidy_lock, NULL);
+    /* The caller's text need not live as long as the engine. */
+    e->options.trust_path = NULL;
+    if (options->trust_path && !(e->options.trust_path = strdup(options->trust_path))) {
+        engine_free(e);
+        return -ENOMEM;
+    }
     int r = pool_new("job", options->parallel ? options->parallel : 2, QUEUE_MAX, &e->pool);
     if (r < 0) {
         engine_free(e);
@@ -59,6 +65,7 @@ void engine_free(struct engine *e)
         free(v);
     }
     free(e->sealing_key);
+    free((char *)(uintptr_t)e->options.trust_path);
     pthread_mutex_destroy(&e->tidy_lock);
     pthread_mutex_destroy(&e->lock);
     free(e);
