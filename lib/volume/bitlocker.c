@@ -165,7 +165,7 @@ static int read_copy(const struct volume_reader *reader, uint64_t offset, struct
     int rc = volume_read(reader, offset, data, c->size);
     if (rc < 0)
         return rc;
-    if (memcmp(data, signature, 8)) {
+    if (memcmp(data, signature, 8) != 0) {
         bad(c, "no signature");
         return 0;
     }
@@ -229,7 +229,7 @@ static int search(const struct volume_reader *reader, struct volume *v)
         if (rc < 0)
             return rc;
         for (uint32_t in = 0; in + SECTOR <= now; in += SECTOR) {
-            if (memcmp(step + in, signature, 8))
+            if (memcmp(step + in, signature, 8) != 0)
                 continue;
             rc = try_candidate(reader, at + in, v);
             if (rc != 0 || ++tried == SEARCH_CANDIDATES)

@@ -316,7 +316,7 @@ static uint64_t size_swap(const struct volume_reader *reader)
         uint8_t head[12];
         if (volume_read(reader, pages[i] - 10, magic, sizeof magic) < 0)
             return 0;
-        if (memcmp(magic, "SWAPSPACE2", 10))
+        if (memcmp(magic, "SWAPSPACE2", 10) != 0)
             continue;
         if (volume_read(reader, 1024, head, sizeof head) < 0 || sp_le32(head) != 1)
             return 0;
@@ -336,7 +336,7 @@ uint64_t volume_content_size(const struct volume_reader *reader, const char *typ
         {"exfat", size_exfat}, {"swap", size_swap},
     };
     for (size_t i = 0; i < SP_COUNT(rows); i++) {
-        if (strcmp(rows[i].type, type))
+        if (strcmp(rows[i].type, type) != 0)
             continue;
         uint64_t size = rows[i].size(reader);
         return size < reader->size_bytes ? size : reader->size_bytes;

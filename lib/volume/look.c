@@ -421,7 +421,7 @@ static int examine_pv(struct look *l, struct volume_node *node)
     if (!grown)
         return -ENOMEM;
     l->pvs = grown;
-    uint64_t covers[2 * VOLUME_LVM_AREAS + 1][2] = {{0, 4 * 512}};
+    uint64_t covers[2 * VOLUME_LVM_AREAS + 1][2] = {{0, 2048}};
     size_t count = 1;
     rc = look_account(l, node, 0, covers[0][1], "lvm2 metadata", NULL);
     for (size_t i = 0; rc == 0 && i < pv->area_count; i++, count++) {

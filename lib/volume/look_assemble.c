@@ -216,13 +216,13 @@ static bool find_leg(struct look *l, const struct volume_vg *vg, const struct vo
     if (volume_mul_overflows(s->extent, vg->extent_bytes, &ret->offset))
         return false;
     for (size_t i = 0; i < vg->pv_count; i++) {
-        if (strcmp(vg->pvs[i].name, s->on))
+        if (strcmp(vg->pvs[i].name, s->on) != 0)
             continue;
         ret->on = pv_node(l, vg->pvs[i].id);
         return ret->on && !volume_add_overflows(ret->offset, vg->pvs[i].start_bytes, &ret->offset);
     }
     for (size_t i = 0; i < vg->lv_count; i++) {
-        if (strcmp(vg->lvs[i].name, s->on))
+        if (strcmp(vg->lvs[i].name, s->on) != 0)
             continue;
         struct volume_node *part = build_lv(l, vg, &vg->lvs[i], depth + 1);
         if (!part || look_keep(l, part) < 0)
@@ -238,7 +238,7 @@ static bool add_lv_segment(struct look *l, const struct volume_vg *vg,
                            struct volume_node *node)
 {
     uint64_t start, length;
-    if (strcmp(s->type, "striped") || s->stripe_count == 0 || s->count % s->stripe_count ||
+    if (strcmp(s->type, "striped") != 0 || s->stripe_count == 0 || s->count % s->stripe_count ||
         volume_mul_overflows(s->start, vg->extent_bytes, &start) ||
         volume_mul_overflows(s->count, vg->extent_bytes, &length) ||
         start != node->reader.size_bytes)
@@ -317,7 +317,7 @@ static int newest_text(const struct look *l, const char *id, struct volume_vg **
         int rc = pv->text ? volume_vg_parse(pv->text, pv->text_size, &vg) : -EBADMSG;
         if (rc == -ENOMEM)
             return rc;
-        if (rc < 0 || strcmp(vg->id, id) || vg->sequence <= (*best)->sequence)
+        if (rc < 0 || strcmp(vg->id, id) != 0 || vg->sequence <= (*best)->sequence)
             continue;
         volume_vg_free(*best);
         *best = sp_steal(vg);

@@ -40,7 +40,7 @@ struct slot {
 /* The anti-forensic splitter spreads the key over `stripes` copies, in whole sectors. */
 static struct slot slot_at(const uint8_t *header, unsigned number)
 {
-    const uint8_t *s = header + SLOTS_AT + number * SLOT_BYTES;
+    const uint8_t *s = header + SLOTS_AT + (size_t)number * SLOT_BYTES;
     uint64_t bytes = (uint64_t)sp_be32(header + KEY_BYTES_AT) * sp_be32(s + SLOT_STRIPES);
     return (struct slot){.state = sp_be32(s),
                          .iterations = sp_be32(s + SLOT_ITERATIONS),
@@ -150,7 +150,7 @@ static int luks1_probe(const struct volume_reader *reader, Sp__HeaderFacts *fact
     if (rc < 0)
         return rc;
     bool unusable = memcmp(h, magic_unusable, sizeof magic) == 0;
-    if ((memcmp(h, magic, sizeof magic) && !unusable) || sp_be16(h + VERSION_AT) != 1)
+    if ((memcmp(h, magic, sizeof magic) != 0 && !unusable) || sp_be16(h + VERSION_AT) != 1)
         return VOLUME_NO;
     if ((rc = fill(h, facts)) < 0)
         return rc;

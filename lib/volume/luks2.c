@@ -149,7 +149,8 @@ static int read_copy(const struct volume_reader *reader, uint64_t offset, bool s
     if (rc < 0)
         return rc;
     bool unusable = !second && memcmp(c->binary, magic_unusable, sizeof magic_unusable) == 0;
-    if (memcmp(c->binary, second ? magic_second : magic_first, sizeof magic_first) && !unusable)
+    if (memcmp(c->binary, second ? magic_second : magic_first, sizeof magic_first) != 0 &&
+        !unusable)
         return bad(c, "no magic");
     c->magic = true;
     c->size = sp_be64(c->binary + SIZE_AT);

@@ -164,7 +164,7 @@ static int check_keyslots(struct json_object *keyslots, uint64_t least, uint64_t
         int rc = check_keyslot(a, i, least, most, problem);
         if (rc < 0)
             return rc;
-        uint64_t a_at, a_size, b_at, b_size;
+        uint64_t a_at = 0, a_size = 0, b_at, b_size;
         area_of(a, &a_at, &a_size);
         for (unsigned j = 0; j < i; j++)
             if (area_of(numbered(keyslots, j), &b_at, &b_size) && a_at < b_at + b_size &&
@@ -195,7 +195,7 @@ static int check_segment(struct json_object *s, unsigned number, uint64_t header
     const char *type = text_of(s, "type"), *size = text_of(s, "size");
     if (!type || !u64_of(s, "offset", &offset) || !size)
         return refuse(problem, "segment %u lacks its type, offset or size", number);
-    if (strcmp(size, "dynamic") &&
+    if (strcmp(size, "dynamic") != 0 &&
         (!parse_u64(size, &value) || volume_add_overflows(offset, value, &end)))
         return refuse(problem, "segment %u has an impossible size", number);
     if (offset && offset < header_end)

@@ -41,7 +41,7 @@ static bool read_locations(struct sp_reader *r, uint64_t (*to)[2], size_t *count
 
 static bool parse_label(const uint8_t *sector, uint64_t number, struct volume_pv *pv)
 {
-    if (memcmp(sector, "LABELONE", 8) || memcmp(sector + 24, "LVM2 001", 8) ||
+    if (memcmp(sector, "LABELONE", 8) != 0 || memcmp(sector + 24, "LVM2 001", 8) != 0 ||
         sp_le64(sector + 8) != number ||
         volume_crc32_raw(LVM_CRC_START, sector + 20, SECTOR - 20) != sp_le32(sector + 16))
         return false;
@@ -91,8 +91,8 @@ static int read_area(const struct volume_reader *reader, uint64_t area, uint64_t
     int rc = volume_read(reader, area, h, sizeof h);
     if (rc < 0)
         return rc;
-    if (memcmp(h + 4, magic, sizeof magic) || sp_le32(h + 20) != 1 || sp_le64(h + 24) != area ||
-        sp_le64(h + 32) != size ||
+    if (memcmp(h + 4, magic, sizeof magic) != 0 || sp_le32(h + 20) != 1 ||
+        sp_le64(h + 24) != area || sp_le64(h + 32) != size ||
         volume_crc32_raw(LVM_CRC_START, h + 4, sizeof h - 4) != sp_le32(h)) {
         note(pv, "the header of a metadata area is damaged");
         return 0;
@@ -158,7 +158,7 @@ int volume_pv_read(const struct volume_reader *reader, struct volume_pv **ret)
     int rc = volume_read(reader, 0, sectors, sizeof sectors);
     if (rc < 0)
         return rc;
-    for (unsigned i = 0; i < LABEL_SECTORS; i++) {
+    for (size_t i = 0; i < LABEL_SECTORS; i++) {
         SP_CLEANUP(volume_pv) struct volume_pv *pv = calloc(1, sizeof *pv);
         if (!pv)
             return -ENOMEM;

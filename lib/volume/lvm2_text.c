@@ -290,7 +290,7 @@ static int build_lv(const struct item *from, struct volume_lv *lv)
     for (const struct item *i = status ? status->first : NULL; i; i = i->next)
         lv->visible |= i->kind == ITEM_TEXT && i->text_size == 7 && !memcmp(i->text, "VISIBLE", 7);
     for (const struct item *i = from->first; i; i = i->next) {
-        if (i->kind != ITEM_SECTION || i->name_size < 7 || memcmp(i->name, "segment", 7))
+        if (i->kind != ITEM_SECTION || i->name_size < 7 || memcmp(i->name, "segment", 7) != 0)
             continue;
         int rc = build_segment(i, &lv->segments[lv->segment_count++]);
         if (rc < 0)

@@ -112,7 +112,7 @@ static int fill(const struct volume_reader *reader, uint64_t super, uint32_t min
         volume_mul_overflows(sp_le64(s + 128), SECTOR, &md->data_offset) ||
         volume_mul_overflows(sp_le64(s + 136), SECTOR, &md->data_size))
         return 0;
-    uint16_t role = device < max_dev ? sp_le16(s + FIXED_BYTES + 2 * device) : 0xffff;
+    uint16_t role = device < max_dev ? sp_le16(s + FIXED_BYTES + (size_t)2 * device) : 0xffff;
     md->role = role < ROLE_LAST && role < md->raid_disks ? role : -1;
     md->in_sync = md->role >= 0 && !(features & (FEATURE_RECOVERY | FEATURE_RESHAPE));
     md->reshaping = features & FEATURE_RESHAPE;

@@ -247,7 +247,7 @@ static void gpt_name(const uint8_t *entry, char out[112])
 {
     /* Latin letters are enough for a name that only people read. */
     size_t at = 0;
-    for (unsigned i = 0; i < GPT_NAME_UNITS; i++) {
+    for (size_t i = 0; i < GPT_NAME_UNITS; i++) {
         uint16_t c = sp_le16(entry + GPT_NAME_AT + 2 * i);
         if (c == 0)
             break;

@@ -527,6 +527,7 @@ struct md_member {
     uint16_t role;
     uint64_t events, data_offset, data_size, used_size; /* sectors */
     uint32_t chunk, features;                           /* sectors */
+    uint32_t layout;
 };
 
 static void make_md(const struct image *disk, const struct md_member *m)
@@ -540,6 +541,7 @@ static void make_md(const struct image *disk, const struct md_member *m)
     memset(s + 16, 0x5a, 16);
     memcpy(s + 32, "guest:0", 7);
     put32(s + 72, (uint32_t)m->level);
+    put32(s + 76, m->layout);
     put64(s + 80, m->used_size);
     put32(s + 88, m->chunk);
     put32(s + 92, m->disks);
@@ -708,6 +710,23 @@ static void test_md_raid0_zones(void **state)
     assert_int_equal(volume_look(disks, 2, false, &look), 0);
     assert_int_equal(look.volume_count, 0);
     assert_non_null(finding_of(&look, SP__REASON__REASON_UNIDENTIFIED_CONTENT, ""));
+    volume_look_free(&look);
+    /* Layout 2: 12 MiB over both, then 8 MiB on the larger one. */
+    m.layout = 2;
+    make_md(&two, &m);
+    m.number = m.role = 0;
+    m.data_size = 6 * 2048;
+    make_md(&one, &m);
+    for (uint64_t chunk = 0; chunk < 192; chunk++) {
+        uint8_t bytes[65536];
+        assert_int_equal(volume_read(&luks.reader, chunk * 65536, bytes, sizeof bytes), 0);
+        image_put(chunk % 2 ? &two : &one, MIB + chunk / 2 * 65536, bytes, sizeof bytes);
+    }
+    assert_int_equal(volume_look(disks, 2, false, &look), 0);
+    const Sp__Volume *v = volume_named(&look, "luks:" UUID_LUKS);
+    assert_int_equal(v->size_bytes, 20 * MIB);
+    expect_extent(v, v->n_extents - 1, 12 * MIB - 65536, "two", 7 * MIB - 65536,
+                  8 * MIB + 65536); /* the last chunk on the second joins its zone */
     volume_look_free(&look);
     image_close(&one);
     image_close(&two);
