@@ -113,15 +113,21 @@ int job_add(struct engine *e, Sp__Job *view, struct job **ret, struct sp_why *wh
     return 0;
 }
 
-void job_remove(struct job *job)
+/* Under lock. */
+static void unlink_job(struct engine *e, struct job *job)
 {
-    struct engine *e = job->engine;
-    pthread_mutex_lock(&e->lock);
     struct job **at = &e->jobs;
     while (*at && *at != job)
         at = &(*at)->next;
     if (*at)
         *at = job->next;
+}
+
+void job_remove(struct job *job)
+{
+    struct engine *e = job->engine;
+    pthread_mutex_lock(&e->lock);
+    unlink_job(e, job);
     pthread_mutex_unlock(&e->lock);
     message_free(job->view);
     free(job);
@@ -180,6 +186,8 @@ void job_end(struct job *job, const Sp__Point *point)
     view->ended_unix_ms = engine_now_ms();
     message_set(&view->step, "");
     int r = catalog_job_save(e->options.catalog, view);
+    /* Whoever hears that it ended may start the next one at once. */
+    unlink_job(e, job);
     publish(job);
     pthread_mutex_unlock(&e->lock);
     sp_log(SP_LOG_INFO, "job ended", "job", view->job_id, "kind", view->kind, "machine",

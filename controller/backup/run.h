@@ -83,7 +83,8 @@ void job_remove(struct job *);
 /* Changes the view under lock and tells the watchers; NULL or 0 leaves a member as it is. */
 void job_tell(struct job *, Sp__PointState state, const char *step);
 void job_progress(struct job *, uint64_t done, uint64_t total, const char *step);
-/* Ends the job for good: findings, grade and state of the point; durable. */
+/* Ends the job for good: findings, grade and state of the point; durable. It still is to be freed
+ * with job_remove(). */
 void job_end(struct job *, const Sp__Point *);
 void engine_publish_point(struct engine *, const Sp__Point *);
 uint64_t engine_now_ms(void);
