@@ -26,6 +26,7 @@ enum state { WAITING, CONNECTING, OPEN };
 
 struct session {
     struct session_options options;
+    char *controller; /* own copy: options' may lie in an identity that is replaced */
     const struct agent_identity *identity;
     struct commands *commands;
     struct rpc_channel *channel;
@@ -375,6 +376,7 @@ int session_new(const struct session_options *options, const struct agent_identi
     if (!s)
         return -ENOMEM;
     s->options = *options;
+    s->options.controller = s->controller = strdup(options->controller);
     if (!s->options.first_retry_ms)
         s->options.first_retry_ms = FIRST_RETRY_MS;
     if (!s->options.most_retry_ms)
@@ -383,7 +385,7 @@ int session_new(const struct session_options *options, const struct agent_identi
     s->method = rpc_bind("AgentLink/Session", NULL, on_message, NULL, on_closed);
     pthread_mutex_init(&s->lock, NULL);
     host_read(&s->host);
-    int r = sp_random(s->epoch, sizeof(s->epoch));
+    int r = s->controller ? sp_random(s->epoch, sizeof(s->epoch)) : -ENOMEM;
     if (r == 0)
         r = make_channel(s, identity, why);
     if (r < 0) {
@@ -404,6 +406,7 @@ void session_free(struct session *s)
         rpc_channel_free(s->channel);
     sp__inventory__free_unpacked(s->inventory, NULL);
     pthread_mutex_destroy(&s->lock);
+    free(s->controller);
     free(s);
 }
 
