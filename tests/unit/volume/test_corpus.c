@@ -508,6 +508,43 @@ static void test_clear_key_and_no_keyslot(void **state)
     image_close(&image);
 }
 
+/* A flipped bit costs one copy; in all three it is damage; nowhere is it "not BitLocker". */
+static void test_flipped_bitlocker_metadata(void **state)
+{
+    (void)state;
+    static const uint64_t copies[] = {35213312, 46256128, 57909248};
+    struct image image;
+    image_of_corpus(&image, "bitlk-aes-xts-128.img.xz");
+    for (unsigned at = 0; at < 0x370; at += at < 128 ? 5 : 61) {
+        struct altered a = {.masks = {0x20, 0x20, 0x20}, .count = 1};
+        for (size_t i = 0; i < 3; i++)
+            a.offsets[i] = copies[i] + at;
+        struct volume_reader reader = altered_reader(&a, &image.reader, image.size);
+        Sp__HeaderFacts *f = facts_of(&reader, "bitlocker");
+        assert_false(f->damaged);
+        assert_int_not_equal(f->copies[0]->health, SP__COPY_HEALTH__COPY_HEALTH_GOOD);
+        assert_int_equal(f->n_protectors, 2);
+        sp__header_facts__free_unpacked(f, NULL);
+        a.count = 3;
+        f = facts_of(&reader, "bitlocker");
+        assert_true(f->damaged);
+        sp__header_facts__free_unpacked(f, NULL);
+    }
+    /* Cut off behind the first copy, inside it, before it. */
+    static const struct {
+        uint64_t size;
+        bool damaged;
+    } cuts[] = {{40 << 20, false}, {35213312 + 300, true}, {1 << 20, true}, {512, true}};
+    for (size_t i = 0; i < SP_COUNT(cuts); i++) {
+        struct altered a = {.count = 0};
+        struct volume_reader reader = altered_reader(&a, &image.reader, cuts[i].size);
+        Sp__HeaderFacts *f = facts_of(&reader, "bitlocker");
+        assert_int_equal(f->damaged, cuts[i].damaged);
+        sp__header_facts__free_unpacked(f, NULL);
+    }
+    image_close(&image);
+}
+
 static void test_gpt_disk(void **state)
 {
     (void)state;
@@ -602,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_stale_second_header),
         cmocka_unit_test(test_unrecognised_is_not_accounted_for),
         cmocka_unit_test(test_clear_key_and_no_keyslot),
+        cmocka_unit_test(test_flipped_bitlocker_metadata),
         cmocka_unit_test(test_gpt_disk),
         cmocka_unit_test(test_mbr_disk),
         cmocka_unit_test(test_terabyte_sized_disk_is_cheap),
