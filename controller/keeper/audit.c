@@ -120,19 +120,41 @@ static bool row_holds(sqlite3_stmt *stmt, uint64_t number, const uint8_t *previo
            memcmp(computed, hash.data, 32) == 0;
 }
 
+/* Number of the first entry that there is to be. */
+static uint64_t read_base(struct keeper *k)
+{
+    SP_BUFFER struct sp_buffer value = {0};
+    return meta_get(k, "audit_base", &value) == 0 && value.size == 8 ? sp_le64(value.data) : 1;
+}
+
+int audit_set_base(struct keeper *k)
+{
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    uint8_t value[8];
+    int r = store_query(k->store, &stmt, "SELECT min(number) FROM audit", "");
+    if (r == 0)
+        r = store_step(stmt);
+    if (r < 0)
+        return r;
+    sp_put_le64(value, (uint64_t)store_int(stmt, 0));
+    return meta_set(k, "audit_base", (struct sp_bytes){value, sizeof(value)});
+}
+
 int audit_verify(struct keeper *k, struct sp_why *why)
 {
     SP_STMT sqlite3_stmt *stmt = NULL;
     uint8_t previous[32] = {0};
-    uint64_t number = 0;
+    uint64_t base = read_base(k), number = base;
 
     int r = store_query(k->store, &stmt, "SELECT * FROM audit ORDER BY number", "");
     while (r == 0 && (r = store_step(stmt)) == 1) {
         SP_CLEANUP(entry) Sp__AuditEntry *e = NULL;
-        if (!row_holds(stmt, ++number, previous, &e))
+        /* What lay before the first entry of a restored log is not here to be compared. */
+        if (!row_holds(stmt, number, number == base && base > 1 ? NULL : previous, &e))
             return sp_why_set(why, -EUCLEAN, "the keeper's audit does not hold at entry %llu",
                               (unsigned long long)number);
         memcpy(previous, store_blob(stmt, 2).data, 32);
+        number++;
         r = 0;
     }
     return r;
@@ -173,7 +195,8 @@ int keeper_audit(struct keeper *k, const Sp__KeeperRequest *request, int fd,
         return -ENOMEM;
     out->kind_case = SP__KEEPER_RESPONSE__KIND_AUDIT;
     out->audit = page;
-    uint64_t from = ask->from_number > 0 ? ask->from_number : 1, expected = from;
+    uint64_t base = read_base(k);
+    uint64_t from = ask->from_number > base ? ask->from_number : base, expected = from;
     if (from > INT64_MAX)
         return -EINVAL;
     /* One more than asked for before them, to compare the first one with. */
@@ -188,7 +211,8 @@ int keeper_audit(struct keeper *k, const Sp__KeeperRequest *request, int fd,
             return 0;
         }
         if (number >= from)
-            r = add_entry(page, stmt, expected, previous, ask->verify);
+            r = add_entry(page, stmt, expected, number == base && base > 1 ? NULL : previous,
+                          ask->verify);
         expected = number + 1; /* one that is missing breaks the chain once, not to the end */
         struct sp_bytes hash = store_blob(stmt, 2);
         if (hash.size == 32)

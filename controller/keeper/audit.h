@@ -20,6 +20,10 @@ int audit_write(struct keeper *, const char *who, const char *what, const char *
 int audit_head(struct keeper *, uint8_t out[32]);
 /* Whether an entry has this hash. */
 bool audit_knows(struct keeper *, const void *hash, size_t size);
+/* The log begins with the entry that is its first now: after a restore, since a copy of the
+ * keystore takes only the last entries along. Kept in the journal, so that nobody else can cut it.
+ * In a transaction. */
+int audit_set_base(struct keeper *);
 /* The whole chain. 0, or -EUCLEAN with the first number that does not hold. */
 int audit_verify(struct keeper *, struct sp_why *why);
 

@@ -18,6 +18,10 @@ static const char kit_prefix[] = "sealpoint-kit-1:";
 static const uint8_t nonce_0[AEAD_NONCE_BYTES];
 enum { MAGIC_BYTES = sizeof(magic) - 1, COPY_MOST = 60 << 20 };
 
+/* A copy goes into the vault with every seal, and the audit is what grows fastest: its heads are in
+ * the manifests, its entries stay on the host but for the last ones. */
+static const char prune[] = "DELETE FROM audit WHERE number<=(SELECT max(number) FROM audit)-1000";
+
 MESSAGE_CLEANUP(box, Sp__SealedBox, sp__sealed_box__free_unpacked)
 MESSAGE_CLEANUP(signature, Sp__Signature, sp__signature__free_unpacked)
 SP_DEFINE_CLEANUP(pkey, EVP_PKEY *, EVP_PKEY_free)
@@ -98,7 +102,7 @@ int copy_make(struct keeper *k, struct sp_buffer *out, uint64_t *ret_epoch, stru
     sp_put_le64(epoch, *ret_epoch);
     int r = file_key ? sp_random(sp_secret_data(file_key), AEAD_KEY_BYTES) : -ENOMEM;
     if (r == 0)
-        r = store_serialize(k->store, &data, &size);
+        r = store_copy(k->store, prune, &data, &size);
     if (r == 0 && size > COPY_MOST)
         r = sp_why_set(why, -EMSGSIZE, "the keystore has outgrown what one copy holds: %zu bytes",
                        size);
@@ -236,6 +240,8 @@ static int adopt(struct keeper *k, const struct sp_secret *kit, const struct par
     if (r < 0)
         return r;
     r = kek_add_configured(k, why);
+    if (r == 0)
+        r = audit_set_base(k);
     if (r == 0)
         r = audit_write(k, "local", "keystore.restore", k->domain,
                         "restored from a copy with the recovery kit");

@@ -21,6 +21,8 @@
 #include "controller/keeper/tokens.h"
 #include <string.h>
 
+enum { REFUSALS_A_MINUTE = 120 };
+
 SP_DEFINE_CLEANUP(pkey, EVP_PKEY *, EVP_PKEY_free)
 SP_DEFINE_CLEANUP(x509, X509 *, X509_free)
 
@@ -171,11 +173,34 @@ static int enrol(struct keeper *k, const Sp__KeeperRequest *request, const struc
     return r < 0 ? r : message_text(&out->machine_id, m.machine_id);
 }
 
+/* Anybody who reaches the port can be refused, as often as they like: so many a minute are written,
+ * the rest is counted. */
+static bool may_write_refusal(struct keeper *k)
+{
+    uint64_t now = sp_clock_monotonic_ms(k->clock);
+    if (now - k->refusals_since_ms >= 60 * 1000) {
+        k->refusals_since_ms = now;
+        k->refusals = 0;
+    }
+    if (k->refusals == REFUSALS_A_MINUTE) {
+        k->refusals_unwritten++;
+        return false;
+    }
+    k->refusals++;
+    return true;
+}
+
 static int refuse(struct keeper *k, const Sp__KeeperRequest *request, int error, struct sp_why *why)
 {
+    char more[64] = "";
+    if (!may_write_refusal(k))
+        return error;
+    if (k->refusals_unwritten > 0)
+        snprintf(more, sizeof(more), " (and %u refusals before that)", k->refusals_unwritten);
+    k->refusals_unwritten = 0;
     audit_write(k, request->peer_address[0] ? request->peer_address : "local", "enrol.refused",
-                request->enrol->machine_name, "token %.60s: %s", request->enrol->token_id,
-                why->text[0] ? why->text : strerror(-error));
+                request->enrol->machine_name, "token %.60s: %s%s", request->enrol->token_id,
+                why->text[0] ? why->text : strerror(-error), more);
     return error;
 }
 

@@ -14,8 +14,6 @@
 
 enum { IMPORT_MOST = 1000, SECRET_MOST = 64 * 1024, NAME_MOST = 250, NOTE_MOST = 400 };
 
-MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
-
 /* What a box held. */
 struct material {
     struct sp_secret *secret;

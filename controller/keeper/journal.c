@@ -189,6 +189,64 @@ uint64_t journal_epoch_of(struct keeper *k, const char *table, const char *other
     return r == 1 ? (uint64_t)store_int(stmt, 0) : 0;
 }
 
+/* ---- compaction ---- */
+
+static int count_entries(struct keeper *k, uint64_t *ret_all, uint64_t *ret_keys)
+{
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    int r = store_query(k->store, &stmt,
+                        "SELECT count(*), (SELECT count(*) FROM (SELECT 1 FROM journal GROUP BY "
+                        "tbl, key)) FROM journal",
+                        "");
+    if (r == 0)
+        r = store_step(stmt);
+    if (r < 0)
+        return r;
+    *ret_all = (uint64_t)store_int(stmt, 0);
+    *ret_keys = (uint64_t)store_int(stmt, 1);
+    return 0;
+}
+
+static int note_again(struct keeper *k, const char *table, const char *key)
+{
+    for (size_t i = 0; i < SP_COUNT(followed); i++) {
+        SP_STMT sqlite3_stmt *stmt = NULL;
+        if (strcmp(followed[i].table, table) != 0)
+            continue;
+        int r = store_query(k->store, &stmt, followed[i].one, "s", key);
+        if (r == 0)
+            r = store_step(stmt);
+        return r == 1 ? journal_note(k, table, key) : r; /* of what is gone nothing stays */
+    }
+    return -EUCLEAN;
+}
+
+int journal_compact(struct keeper *k, uint64_t least)
+{
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    uint64_t all = 0, keys = 0, cut = journal_epoch(k);
+
+    int r = count_entries(k, &all, &keys);
+    if (r < 0 || all < least || all / 4 < keys)
+        return r;
+    r = store_begin(k->store);
+    if (r < 0)
+        return r;
+    r = store_query(k->store, &stmt,
+                    "SELECT DISTINCT tbl, key FROM journal WHERE epoch<=? ORDER BY 1, 2", "i",
+                    (int64_t)cut);
+    while (r == 0 && (r = store_step(stmt)) == 1) {
+        char table[32];
+        SP_FREE char *key = strdup(store_text(stmt, 1));
+        snprintf(table, sizeof(table), "%s", store_text(stmt, 0));
+        r = key ? note_again(k, table, key) : -ENOMEM;
+    }
+    sqlite3_reset(stmt);
+    if (r == 0)
+        r = store_run(k->store, "DELETE FROM journal WHERE epoch<=?", "i", (int64_t)cut);
+    return store_end(k->store, r);
+}
+
 /* ---- verification ---- */
 
 static int verify_entry(sqlite3_stmt *stmt, uint64_t epoch, const uint8_t previous[32],
@@ -231,6 +289,11 @@ static int verify_chain(struct keeper *k, struct sp_why *why)
 
     int r = store_query(k->store, &stmt, "SELECT * FROM journal ORDER BY epoch", "");
     while (r == 0 && (r = store_step(stmt)) == 1) {
+        struct sp_bytes before = store_blob(stmt, 5);
+        if (epoch == 0 && store_int(stmt, 0) > 1 && before.size == 32) {
+            epoch = (uint64_t)store_int(stmt, 0) - 1; /* the front was compacted away */
+            memcpy(previous, before.data, 32);
+        }
         r = verify_entry(stmt, ++epoch, previous, hash);
         if (r < 0)
             return sp_why_set(why, r, "the keystore's journal does not hold at epoch %llu",

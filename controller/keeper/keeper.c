@@ -10,7 +10,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-enum { PROOFS_AT_ONCE = 2, LOOKS_AT_ONCE = 4 };
+enum { PROOFS_AT_ONCE = 2, LOOKS_AT_ONCE = 4, COMPACT_FROM = 20000 };
 
 /* ---- open ---- */
 
@@ -55,8 +55,10 @@ static void unlock(struct keeper *k)
             sp_why_set(&k->damage, 0, "the keystore's journal cannot be read");
         return;
     }
-    if (core_load(k, &k->damage) == 0)
-        k->locked = false;
+    if (core_load(k, &k->damage) < 0)
+        return;
+    k->locked = false;
+    journal_compact(k, COMPACT_FROM); /* when it cannot, it stays long */
 }
 
 int keeper_load(struct keeper *k, struct sp_why *why)

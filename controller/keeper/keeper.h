@@ -74,6 +74,8 @@ struct keeper {
     X509 *ca;
 
     struct nonces nonces;
+    uint64_t refusals_since_ms; /* monotonic; refused enrolments of this minute */
+    unsigned refusals, refusals_unwritten;
     struct keeper_gate proofs, looks;
 };
 

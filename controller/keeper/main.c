@@ -209,7 +209,9 @@ static int serve(struct keeper *k, const struct settings *s, struct sp_why *why)
     struct server_options server = {.listener = listener, .stop_fd = stop, .allowed_user = user};
     r = server_run(k, &server);
     unlink(s->socket);
-    sp_log(SP_LOG_INFO, "keeper ended", NULL);
+    sp_log(SP_LOG_INFO, "keeper ended", r > 0 ? "note" : NULL, "requests were under way", NULL);
+    if (r > 0)
+        _exit(EXIT_SUCCESS);
     return r;
 }
 

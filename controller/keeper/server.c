@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum { ANSWER_MS = 60 * 1000 };
 
@@ -132,17 +133,28 @@ static void accept_one(struct server *s, struct connection *slot)
     sp_steal_fd(&fd);
 }
 
-static void stop_all(struct server *s)
+/* How many are left when the time is over. */
+static int stop_all(struct server *s)
 {
+    struct timespec end;
+    int left = 0;
+    clock_gettime(CLOCK_REALTIME, &end); /* the clock that pthread_timedjoin_np() knows */
+    end.tv_sec += SERVER_END_S;
+    for (size_t i = 0; i < SERVER_CONNECTIONS; i++)
+        if (s->connections[i].used)
+            shutdown(s->connections[i].fd, SHUT_RD); /* answers under way still leave */
     for (size_t i = 0; i < SERVER_CONNECTIONS; i++) {
         struct connection *c = &s->connections[i];
         if (!c->used)
             continue;
-        shutdown(c->fd, SHUT_RD); /* answers under way still leave */
-        pthread_join(c->thread, NULL);
+        if (pthread_timedjoin_np(c->thread, NULL, &end) != 0) {
+            left++;
+            continue;
+        }
         close(c->fd);
         c->used = false;
     }
+    return left;
 }
 
 static int serve(struct server *s)
@@ -177,7 +189,8 @@ int server_run(struct keeper *k, const struct server_options *options)
     pthread_mutex_init(&s->lock, NULL);
     s->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = s->ended_fd < 0 ? -errno : serve(s);
-    stop_all(s);
+    if (stop_all(s) > 0)
+        return r < 0 ? r : 1; /* their threads still use `s` */
     if (s->ended_fd >= 0)
         close(s->ended_fd);
     pthread_mutex_destroy(&s->lock);

@@ -10,7 +10,7 @@
 
 struct keeper;
 
-enum { SERVER_CONNECTIONS = 64 };
+enum { SERVER_CONNECTIONS = 64, SERVER_END_S = 5 };
 
 struct server_options {
     int listener;       /* stays the caller's */
@@ -18,7 +18,9 @@ struct server_options {
     uid_t allowed_user; /* besides root */
 };
 
-/* Serves until stop_fd is readable; returns when every request has ended. 0 or negative errno. */
+/* Serves until stop_fd is readable, then waits a few seconds for requests under way. 0; 1: some
+ * still run (a prover, a controller that does not answer a read), so `keeper` must stay as it is
+ * and the process is to end by _exit(): what was acknowledged is durable. Or a negative errno. */
 int server_run(struct keeper *, const struct server_options *);
 
 #endif

@@ -182,15 +182,50 @@ struct sp_bytes store_blob(sqlite3_stmt *stmt, int column)
     return (struct sp_bytes){data, data ? (size_t)sqlite3_column_bytes(stmt, column) : 0};
 }
 
-int store_serialize(struct store *s, uint8_t **ret, size_t *ret_size)
+static int serialize(sqlite3 *db, uint8_t **ret, size_t *ret_size)
 {
     sqlite3_int64 size = 0;
-    uint8_t *data = sqlite3_serialize(s->db, "main", &size, 0);
+    uint8_t *data = sqlite3_serialize(db, "main", &size, 0);
     if (!data)
         return -ENOMEM;
     *ret = data;
     *ret_size = (size_t)size;
     return 0;
+}
+
+int store_copy(struct store *s, const char *sql, uint8_t **ret, size_t *ret_size)
+{
+    /* Where the file says by which journal it is read and written; 2 is WAL, 1 is not. */
+    enum { WRITE_VERSION = 18, READ_VERSION = 19, HEADER = 100 };
+    sqlite3 *memory = NULL;
+    uint8_t *data = NULL;
+    size_t size = 0;
+
+    int r = serialize(s->db, &data, &size);
+    if (r == 0 && size < HEADER) {
+        sqlite3_free(data);
+        r = -EUCLEAN;
+    }
+    if (r < 0)
+        return r;
+    data[WRITE_VERSION] = data[READ_VERSION] = 1; /* a database in memory has no WAL */
+    r = sql_error(sqlite3_open_v2(":memory:", &memory,
+                                  SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                                  NULL));
+    if (r == 0) /* takes the bytes over, whatever it returns */
+        r = sql_error(
+            sqlite3_deserialize(memory, "main", data, (sqlite3_int64)size, (sqlite3_int64)size,
+                                SQLITE_DESERIALIZE_FREEONCLOSE | SQLITE_DESERIALIZE_RESIZEABLE));
+    else
+        sqlite3_free(data);
+    if (r == 0)
+        r = sql_error(sqlite3_exec(memory, sql, NULL, NULL, NULL));
+    if (r == 0)
+        r = sql_error(sqlite3_exec(memory, "VACUUM", NULL, NULL, NULL));
+    if (r == 0)
+        r = serialize(memory, ret, ret_size);
+    sqlite3_close(memory);
+    return r;
 }
 
 int store_integrity(struct store *s, struct sp_why *why)

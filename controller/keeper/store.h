@@ -48,8 +48,9 @@ static inline int64_t store_int(sqlite3_stmt *s, int column)
     return sqlite3_column_int64(s, column);
 }
 
-/* All bytes of the database as it is committed now, to sqlite3_free(). */
-int store_serialize(struct store *, uint8_t **ret, size_t *ret_size);
+/* A copy of the database as it is committed now, changed by `sql` and packed tight: the bytes of
+ * its file, to sqlite3_free(). */
+int store_copy(struct store *, const char *sql, uint8_t **ret, size_t *ret_size);
 /* SQLite's own check; problems as a text in why. 0 or -EUCLEAN. */
 int store_integrity(struct store *, struct sp_why *why);
 

@@ -169,6 +169,7 @@ static void test_a_silent_keeper_times_out(void **state)
     Sp__KeeperRequest request = status_request();
     snprintf(path, sizeof(path), "%s/silent.sock", r->folder);
     SP_FD int listener = sp_unix_listen(path, 0600);
+    assert_true(listener >= 0);
     assert_int_equal(keeper_client_new(path, &c), 0);
     assert_int_equal(keeper_call(c, &request, -1, 50, &none, NULL), -ETIMEDOUT);
     assert_int_equal(keeper_call_reading(c, &request, NULL, NULL, 50, &none, NULL), -ETIMEDOUT);

@@ -4,6 +4,7 @@
 #include "point.h"
 
 #include "base/file.h"
+#include "controller/keeper/audit.h"
 #include "controller/keeper/copy.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/records.h"
@@ -99,6 +100,35 @@ static void test_vault_and_kit_restore_everything(void **state)
     r->k = old;
     sp__signed__free_unpacked(sealed, NULL);
     point_free(&p);
+    remove_host(h);
+}
+
+/* The audit grows with every proof, and a copy goes into the vault with every seal. */
+static void test_a_copy_takes_the_last_of_the_audit_along(void **state)
+{
+    struct rig *r = *state;
+    struct host *h = empty_host(r);
+    struct sp_why why = {""};
+    for (int i = 0; i < 2500; i++)
+        assert_int_equal(audit_write(r->k, "somebody", "noise", NULL, "entry %d", i), 0);
+    ANSWER copy = make_copy(r);
+    struct sp_bytes bytes = {copy->keystore_copy->copy.data, copy->keystore_copy->copy.len};
+    assert_int_equal(copy_restore(&h->options, r->kit, bytes, &why), 0);
+    struct keeper *old = r->k, *k = NULL;
+    assert_int_equal(keeper_open(&h->options, &k, &why), 0);
+    if (audit_verify(k, &why) < 0)
+        fail_msg("%s", why.text);
+    r->k = k;
+    assert_true(audit_has(r, "noise", "entry 1600")); /* which looks for broken ones, too */
+    assert_false(audit_has(r, "init", ""));
+    r->k = old;
+    /* Nobody else shortens it. */
+    keeper_close(k);
+    strcpy(r->state, h->state);
+    sql(r, "DELETE FROM audit WHERE number<(SELECT max(number) FROM audit)-10");
+    assert_int_equal(keeper_open(&h->options, &k, &why), 0);
+    assert_int_equal(audit_verify(k, &why), -EUCLEAN);
+    keeper_close(k);
     remove_host(h);
 }
 
@@ -222,6 +252,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_vault_and_kit_restore_everything),
+        TEST(test_a_copy_takes_the_last_of_the_audit_along),
         TEST(test_wrong_kit_opens_nothing),
         TEST(test_changed_copies_are_refused),
         TEST(test_a_copy_of_another_keystore_is_refused),

@@ -337,6 +337,25 @@ static void test_tokens_are_listed_without_their_secret(void **state)
     token_free(&t);
 }
 
+static void test_refusals_do_not_fill_the_audit(void **state)
+{
+    struct rig *r = *state;
+    struct test_token t = {.id = POINT, .secret = sp_secret_new(32)};
+    const uint8_t box[32] = {5};
+    EVP_PKEY *key = sp_key_new();
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    request.kind_case = SP__KEEPER_REQUEST__KIND_ENROL;
+    request.enrol = enrol_request(&t, key, box, "web1");
+    for (int i = 0; i < 200; i++)
+        rig_refused(r, &request, EKEYREJECTED, "no such");
+    r->monotonic_ns += 61ull * 1000000000;
+    rig_refused(r, &request, EKEYREJECTED, "no such");
+    assert_true(audit_has(r, "enrol.refused", "and 80 refusals before that"));
+    enrol_free(request.enrol);
+    EVP_PKEY_free(key);
+    token_free(&t);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 
 int main(void)
@@ -353,6 +372,7 @@ int main(void)
         TEST(test_taken_name_is_refused_and_the_way_back_works),
         TEST(test_revoked_machine_stays_out),
         TEST(test_token_specs_that_make_no_sense),
+        TEST(test_refusals_do_not_fill_the_audit),
         TEST(test_tokens_are_listed_without_their_secret),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * Somebody can write to the keystore's file. */
 #include "rig.h"
 
+#include "controller/keeper/journal.h"
 #include "controller/keeper/records.h"
 #include <string.h>
 
@@ -130,6 +131,49 @@ static void test_the_sealing_key_replaced(void **state)
     changed(*state, "UPDATE meta SET value=zeroblob(44) WHERE name='sealing_key'", "sealing key");
 }
 
+static void check_holds(struct rig *r)
+{
+    struct sp_why why = {""};
+    if (journal_verify(r->k, &why) < 0)
+        fail_msg("%s", why.text);
+}
+
+static void test_a_compacted_journal_holds_and_still_finds_everything(void **state)
+{
+    struct rig *r = *state;
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    Sp__UnpinRequest ask = SP__UNPIN_REQUEST__INIT;
+    char keep[37];
+    ask.point_id = (char[]){POINT_2};
+    request.kind_case = SP__KEEPER_REQUEST__KIND_UNPIN;
+    request.unpin = &ask;
+    for (int i = 0; i < 100; i++) {
+        pin_point(r, POINT_2, MACHINE, VOLUME);
+        answer_free(rig_call(r, &request));
+    }
+    uint64_t epoch = journal_epoch(r->k);
+    assert_int_equal(journal_compact(r->k, 100000), 0);
+    assert_int_equal(journal_epoch(r->k), epoch); /* short enough */
+    assert_int_equal(journal_compact(r->k, 100), 0);
+    assert_true(journal_epoch(r->k) > epoch); /* epochs never go back */
+    check_holds(r);
+    rig_reopen(r);
+    check_holds(r);
+    import_key(r, MACHINE, VOLUME, "", "after it", keep);
+    rig_reopen(r);
+    check_holds(r);
+    /* The pins that were taken back are gone for good: their rows do not come back. */
+    changed(r,
+            "INSERT INTO pins SELECT '" POINT_2 "', record_id, machine_id, 0 FROM pins WHERE "
+            "point_id='" POINT "'",
+            POINT_2);
+}
+
+static void test_the_front_of_the_journal_cut_off(void **state)
+{
+    changed(*state, "DELETE FROM journal WHERE epoch<10", "is not what the journal says");
+}
+
 /* Even a row that the journal were to vouch for opens only where it belongs. */
 static void test_ciphertext_moved_to_another_record_does_not_open(void **state)
 {
@@ -195,6 +239,8 @@ int main(void)
         TEST(test_the_journal_edited),
         TEST(test_the_journal_signed_by_nobody),
         TEST(test_the_sealing_key_replaced),
+        TEST(test_a_compacted_journal_holds_and_still_finds_everything),
+        TEST(test_the_front_of_the_journal_cut_off),
         TEST(test_ciphertext_moved_to_another_record_does_not_open),
         TEST(test_a_locked_keeper_sees_it_too),
         TEST(test_a_file_that_is_no_keystore),

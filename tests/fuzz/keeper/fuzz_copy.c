@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * A keystore copy comes from a vault that anybody may have written to. */
+#include "controller/keeper/copy.h"
+#include "controller/keeper/keeper.h"
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char magic[] = "sealpoint keystore copy 1\n";
+    const struct keeper_options options = {.state = "/nonexistent"};
+    struct sp_why why = {""};
+    SP_SECRET struct sp_secret *kit = sp_secret_new(KEK_KIT_BYTES);
+    SP_SECRET struct sp_secret *text = sp_secret_copy(data, size);
+    SP_SECRET struct sp_secret *parsed = NULL;
+    SP_BUFFER struct sp_buffer copy = {0};
+
+    if (!kit || sp_buffer_append(&copy, magic, sizeof(magic) - 1) < 0 ||
+        sp_buffer_append(&copy, data, size) < 0)
+        return 0;
+    copy_restore(&options, kit, (struct sp_bytes){data, size}, &why);
+    /* And with the beginning that every copy has. */
+    copy_restore(&options, kit, (struct sp_bytes){copy.data, copy.size}, &why);
+    if (text)
+        copy_parse_kit(text, &parsed, &why);
+    return 0;
+}
