@@ -132,11 +132,18 @@ static void thaw_by_list(struct freezer *f)
         }
 }
 
-static void close_mounts(struct freezer *f)
+/* An open descriptor keeps a file system from being unmounted; it stays only while a thaw may be
+ * owed: until the entry is settled, or (all) until the next freeze. */
+static void close_mounts(struct freezer *f, bool all)
 {
-    for (uint32_t i = 0; i < f->count; i++)
+    for (uint32_t i = 0; i < f->count; i++) {
+        if (f->mounts[i] < 0 || (!all && freeze_entry_unsettled(&f->list->entries[i])))
+            continue;
         close(f->mounts[i]);
-    f->count = 0;
+        f->mounts[i] = -1;
+    }
+    if (all)
+        f->count = 0;
 }
 
 /* With the lock held. Returns true if somebody must be told. */
@@ -147,6 +154,7 @@ static bool end_freeze(struct freezer *f, enum freeze_end end)
     f->active = false;
     f->held = false;
     f->ended_by = end;
+    close_mounts(f, false);
     pthread_cond_broadcast(&f->changed);
     return !f->wanted;
 }
@@ -346,7 +354,7 @@ void freezer_free(struct freezer *f)
     } else if (f->pidfd >= 0) {
         freezer_died(f);
     }
-    close_mounts(f);
+    close_mounts(f, true);
     freeze_list_unmap(f->list);
     if (f->list_fd >= 0)
         close(f->list_fd);
@@ -420,7 +428,7 @@ static int check_idle(struct freezer *f, struct sp_why *why)
 static int hand_over(struct freezer *f, const char *operation_id,
                      const struct freezer_target *targets, uint32_t count)
 {
-    close_mounts(f);
+    close_mounts(f, true);
     atomic_store(&f->list->deadline_ns, 0);
     atomic_store(&f->list->ended_by, FREEZE_END_NONE);
     atomic_store(&f->list->phase, FREEZE_PHASE_IDLE);

@@ -77,7 +77,7 @@ void freezer_state(struct freezer *f, struct freezer_status *ret);
 
 /* For tests: the process that freezes. */
 int freezer_pid(struct freezer *f);
-/* errno of its mlockall, 0: memory is locked. */
+/* 0: its memory is locked; else the errno. */
 int freezer_lock_error(struct freezer *f);
 
 #endif

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -411,6 +412,42 @@ static void be_spared(void)
     close(fd);
 }
 
+/* What this process runs on: its program, the C library, stacks, heap and data. The other libraries
+ * are mapped because the program is the agent's as well; nothing of them is called here, and
+ * locking them would cost 20 MB. */
+static bool is_needed(const char *mapping)
+{
+    char mode[8] = "", path[256] = "";
+    sscanf(mapping, "%*s %7s %*s %*s %*s %255s", mode, path);
+    if (path[0] == 0)
+        return mode[1] == 'w'; /* .bss, arenas */
+    if (path[0] == '[')
+        return strcmp(path, "[vvar]") != 0 && strcmp(path, "[vsyscall]") != 0 &&
+               strcmp(path, "[vvar_vclock]") != 0;
+    const char *name = strrchr(path, '/');
+    return mode[0] == 'r' && name &&
+           (!strstr(name, ".so") || strncmp(name, "/libc.", 6) == 0 ||
+            strncmp(name, "/ld-", 4) == 0);
+}
+
+/* Locks it, and everything that is mapped from now on (stacks of threads). 0 or errno. */
+static int lock_memory(void)
+{
+    SP_FILE FILE *maps = fopen("/proc/self/maps", "re");
+    if (!maps)
+        return errno;
+    int error = mlockall(MCL_FUTURE) < 0 ? errno : 0;
+    char line[512];
+    while (fgets(line, sizeof(line), maps)) {
+        unsigned long from, to;
+        if (!is_needed(line) || sscanf(line, "%lx-%lx", &from, &to) != 2)
+            continue;
+        if (mlock((const void *)(uintptr_t)from, to - from) < 0 && !error)
+            error = errno;
+    }
+    return error;
+}
+
 int freezer_process_main(void)
 {
     /* It ends when the agent does, and not before nothing is frozen: signals of a terminal or of a
@@ -425,7 +462,6 @@ int freezer_process_main(void)
         r = freeze_list_map(FREEZER_LIST_FD, &list);
     if (r < 0)
         return 1;
-    int lock_error = mlockall(MCL_CURRENT | MCL_FUTURE) < 0 ? errno : 0;
-    r = freezer_serve(FREEZER_SOCKET_FD, list, &freezer_calls_system, lock_error);
+    r = freezer_serve(FREEZER_SOCKET_FD, list, &freezer_calls_system, lock_memory());
     return r < 0 ? 1 : 0;
 }

@@ -25,7 +25,7 @@ enum freezer_kind {
     FREEZER_ADD = 1,    /* value: index in the list; brings the mount's fd */
     FREEZER_FREEZE,     /* value: lease in ms */
     FREEZER_THAW,       /* value: enum freeze_end that it counts as, 0: COMMAND */
-    FREEZER_READY = 16, /* value: errno of mlockall, 0 if memory is locked */
+    FREEZER_READY = 16, /* value: 0, or why memory could not be locked (errno) */
     FREEZER_FROZEN,
     FREEZER_ENDED /* value: enum freeze_end */
 };

@@ -70,16 +70,25 @@ int quiesce_new(const struct quiesce_options *options, struct quiesce **ret, str
     return 0;
 }
 
+/* An open descriptor keeps a file system from being unmounted: none stays longer than needed. */
+static void close_plan(struct quiesce *q)
+{
+    for (size_t i = 0; i < q->count; i++) {
+        if (q->plan[i].fd >= 0)
+            close(q->plan[i].fd);
+        q->plan[i].fd = -1;
+    }
+}
+
 static void drop_plan(struct quiesce *q)
 {
+    close_plan(q);
     for (size_t i = 0; i < q->count; i++) {
         struct held *held = &q->plan[i];
         free(held->mount_point);
         free(held->type);
         free(held->device);
         free(held->devno);
-        if (held->fd >= 0)
-            close(held->fd);
     }
     free(q->plan);
     q->plan = NULL;
@@ -402,6 +411,7 @@ int quiesce_freeze(struct quiesce *q, const char *operation_id, const Sp__Freeze
         return -ENOMEM;
     uint32_t lease_ms = lease_of(q->options.config, command->lease_ms);
     r = freeze_plan(q, operation_id, lease_ms, report, why);
+    close_plan(q); /* the freezer has its own */
     if (r == 0 || r == -ETIME) {
         q->complete = r == 0;
         q->window_started_ns = report->first_freeze_ns;

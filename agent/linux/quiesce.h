@@ -41,7 +41,7 @@ int quiesce_thaw(struct quiesce *q, const char *freeze_operation_id, Sp__ThawAns
 void quiesce_abort(struct quiesce *q, bool commanded);
 /* Fills an initialised message; its strings are allocated. 0 or -ENOMEM. */
 int quiesce_state(struct quiesce *q, Sp__FreezeState *state);
-/* errno of the freezer's mlockall; 0: locked. */
+/* 0: the freezer's memory is locked; else the errno. */
 int quiesce_lock_error(struct quiesce *q);
 
 #endif

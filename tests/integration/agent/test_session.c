@@ -384,6 +384,13 @@ static void a_stopped_agent_thaws_first(void **state)
     start_agent();
 }
 
+static void a_freeze_by_hand_works_beside_a_running_agent(void **state)
+{
+    (void)state;
+    assert_int_equal(wait_exit(spawn("freeze", (const char *[]){"--test", mount_point, NULL})), 0);
+    assert_false(mounts_frozen(mount_point));
+}
+
 static void only_one_agent_runs(void **state)
 {
     (void)state;
@@ -489,6 +496,7 @@ int main(void)
         WITH_AGENT(the_deadline_ends_a_freeze_whose_controller_is_gone),
         WITH_AGENT(a_killed_agent_leaves_nothing_frozen),
         WITH_AGENT(a_stopped_agent_thaws_first),
+        WITH_AGENT(a_freeze_by_hand_works_beside_a_running_agent),
         WITH_AGENT(only_one_agent_runs),
         WITH_AGENT(an_older_controller_is_refused),
         WITH_AGENT(a_quarantined_guest_runs_nothing),
