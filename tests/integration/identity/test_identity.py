@@ -108,7 +108,7 @@ def tokens(lab):
     text = good.read_text().strip()
     unknown = lab.path / "unknown.token"
     unknown.write_text("sealpoint-token-1:00000000-0000-4000-8000-000000000000:" + text.rsplit(":", 1)[1])
-    refused("unknown token", unknown, "unknown", "no such token", "not known", "no token")
+    refused("unknown token", unknown, "no such enrolment token")
     forged = lab.path / "forged.token"
     forged.write_text(text[:-4] + ("AAAA" if not text.endswith("AAAA") else "QQQQ"))
     refused("wrong secret", forged, "proof", "secret")
