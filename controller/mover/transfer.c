@@ -33,7 +33,7 @@ struct transfer {
     uint64_t size_bytes;
     struct layout layout;
     struct vault_writer *writer;
-    pthread_mutex_t read_lock; /* around read_at when the source is not parallel */
+    pthread_mutex_t read_lock; /* around calls of a source that is not parallel */
 
     pthread_mutex_t lock;           /* of all below; next_data is called under it */
     uint64_t at;                    /* everything below is claimed */
@@ -77,7 +77,11 @@ static void tell(struct transfer *t, bool always)
 static int next_range(struct transfer *t, struct sp_why *why)
 {
     uint64_t offset = 0, length = 0;
+    if (!t->source->parallel)
+        pthread_mutex_lock(&t->read_lock);
     int r = t->source->next_data(t->snapshot, t->disk, t->at, &offset, &length, why);
+    if (!t->source->parallel)
+        pthread_mutex_unlock(&t->read_lock);
     if (r <= 0)
         return r;
     if (length == 0 || offset + length <= t->at || offset >= t->size_bytes)
@@ -221,7 +225,6 @@ static int run_workers(struct transfer *t, struct sp_why *why)
 
 static int fill_image(const struct transfer *t, const Sp__SourceDisk *disk, Sp__DiskImage *image)
 {
-    free(image->disk_id == protobuf_c_empty_string ? NULL : image->disk_id);
     image->disk_id = strdup(disk->disk_id);
     image->serial = strdup(disk->serial);
     image->source_name = strdup(disk->source_name);

@@ -18,16 +18,22 @@ struct build {
     size_t gathered;
 };
 
+struct store_thread {
+    struct vault_store *store;
+    pthread_t thread;
+    bool started;
+    struct build
+        *writing; /* under the store's lock; its pending set is read by the adding thread */
+};
+
 struct vault_store {
     struct vault *vault;
     char writer[PACK_WRITER_BYTES + 1];
     struct build *open[STORE_PARTS];
-    pthread_t thread;
-    bool has_thread;
 
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t changed;
-    struct build *writing; /* its pending set is read by the adding thread: freed under lock */
+    struct store_thread threads[STORE_THREADS];
     bool stop;
     int error;
     struct sp_why why;
@@ -253,14 +259,15 @@ static int write_pack(struct vault_store *s, struct build *b, struct sp_why *why
 
 static void *run(void *arg)
 {
-    struct vault_store *s = arg;
+    struct store_thread *me = arg;
+    struct vault_store *s = me->store;
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        while (!s->writing && !s->stop)
+        while (!me->writing && !s->stop)
             pthread_cond_wait(&s->changed, &s->lock);
-        if (!s->writing)
+        if (!me->writing)
             break;
-        struct build *b = s->writing;
+        struct build *b = me->writing;
         int r = s->error;
         pthread_mutex_unlock(&s->lock);
         struct sp_why why = {{0}};
@@ -271,7 +278,7 @@ static void *run(void *arg)
             s->error = r;
             s->why = why;
         }
-        s->writing = NULL;
+        me->writing = NULL;
         pthread_mutex_unlock(&s->lock);
         build_free(s, b);
         pthread_mutex_lock(&s->lock);
@@ -281,11 +288,20 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* Waits until the thread has nothing to do. */
-static int wait_idle(struct vault_store *s, struct sp_why *why)
+/* With lock. */
+static unsigned count_writing(const struct vault_store *s)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < STORE_THREADS; i++)
+        n += s->threads[i].writing != NULL;
+    return n;
+}
+
+/* Waits until at most `most` packs are being written. */
+static int wait_for(struct vault_store *s, unsigned most, struct sp_why *why)
 {
     pthread_mutex_lock(&s->lock);
-    while (s->writing)
+    while (count_writing(s) > most)
         pthread_cond_wait(&s->changed, &s->lock);
     int r = s->error;
     if (r < 0 && why)
@@ -298,11 +314,13 @@ static int hand_over(struct vault_store *s, enum store_part part, struct sp_why 
 {
     if (!s->open[part] || s->open[part]->count == 0)
         return vault_store_error(s, why);
-    int r = wait_idle(s, why);
+    int r = wait_for(s, STORE_THREADS - 1, why);
     if (r < 0)
         return r;
     pthread_mutex_lock(&s->lock);
-    s->writing = sp_steal(s->open[part]);
+    for (size_t i = 0; i < STORE_THREADS && s->open[part]; i++)
+        if (!s->threads[i].writing)
+            s->threads[i].writing = sp_steal(s->open[part]);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return 0;
@@ -329,11 +347,15 @@ int vault_store_new(struct vault *v, const char *writer, struct vault_store **re
     snprintf(s->writer, sizeof s->writer, "%s", writer);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
-    int r = pthread_create(&s->thread, NULL, run, s);
-    s->has_thread = r == 0;
-    if (r != 0) {
-        vault_store_free(s);
-        return -r;
+    for (size_t i = 0; i < STORE_THREADS; i++) {
+        struct store_thread *t = &s->threads[i];
+        t->store = s;
+        int r = pthread_create(&t->thread, NULL, run, t);
+        t->started = r == 0;
+        if (r != 0) {
+            vault_store_free(s);
+            return -r;
+        }
     }
     *ret = s;
     return 0;
@@ -343,13 +365,13 @@ void vault_store_free(struct vault_store *s)
 {
     if (!s)
         return;
-    if (s->has_thread) {
-        pthread_mutex_lock(&s->lock);
-        s->stop = true;
-        pthread_cond_broadcast(&s->changed);
-        pthread_mutex_unlock(&s->lock);
-        pthread_join(s->thread, NULL);
-    }
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    for (size_t i = 0; i < STORE_THREADS; i++)
+        if (s->threads[i].started)
+            pthread_join(s->threads[i].thread, NULL);
     for (size_t i = 0; i < STORE_PARTS; i++)
         build_free(s, s->open[i]);
     for (struct vault_block *b = s->free_blocks, *next; b; b = next) {
@@ -370,7 +392,9 @@ bool vault_store_pending(struct vault_store *s, const uint8_t address[VAULT_ADDR
         if (s->open[i] && vault_set_has(&s->open[i]->pending, address))
             return true;
     pthread_mutex_lock(&s->lock);
-    bool has = s->writing && vault_set_has(&s->writing->pending, address);
+    bool has = false;
+    for (size_t i = 0; i < STORE_THREADS && !has; i++)
+        has = s->threads[i].writing && vault_set_has(&s->threads[i].writing->pending, address);
     pthread_mutex_unlock(&s->lock);
     return has;
 }
@@ -438,5 +462,5 @@ int vault_store_flush(struct vault_store *s, struct sp_why *why)
     }
     for (size_t i = 0; r == 0 && i < STORE_PARTS; i++)
         r = hand_over(s, (enum store_part)i, why);
-    return r < 0 ? r : wait_idle(s, why);
+    return r < 0 ? r : wait_for(s, 0, why);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * Fills packs and makes them durable on a thread of its own.
+ * Fills packs and makes them durable on threads of its own.
  *
- *   block (1 MiB, from a bounded pool) ─▶ open pack: list of pieces of blocks ─▶ thread: put, index
+ *   block (1 MiB, from a bounded pool) ─▶ open pack: list of pieces of blocks ─▶ threads: put,
+ * index
  *
  * A chunk is not copied when its block is handed over with it: the pack keeps the block until it is
- * durable. Two packs at most exist at a time, one that fills and one that is written, so that a
- * store never holds more than STORE_MOST_BLOCKS blocks.
+ * durable. Three packs at most exist at a time, one that fills and two that are written (while one
+ * waits for its sync, the disk works on the other), so that a store never holds more than
+ * STORE_MOST_BLOCKS blocks.
  *
  * vault_store_take() and _give(): any thread. All else: one thread at a time. */
 #ifndef SEALPOINT_VAULT_STORE_H
@@ -16,9 +18,10 @@
 
 enum {
     VAULT_BLOCK_BYTES = 1 << 20,
-    STORE_MOST_BLOCKS = 208,
+    STORE_MOST_BLOCKS = 232,
+    STORE_THREADS = 2,
     STORE_PACK_BYTES = 64 << 20,    /* a pack of data is full at this payload */
-    STORE_MAP_PACK_BYTES = 8 << 20, /* map nodes gather up to this, then get a pack of their own */
+    STORE_MAP_PACK_BYTES = 4 << 20, /* map nodes gather up to this, then get a pack of their own */
 };
 
 struct vault_block {

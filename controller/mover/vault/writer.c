@@ -336,7 +336,7 @@ int vault_writer_place(struct vault_writer *w, const struct writer_chunk *chunks
     uint64_t used = 0;
     for (size_t i = 0; i < count; i++)
         used += body_size(&chunks[i]);
-    if (used < VAULT_BLOCK_BYTES / 4 * 3)
+    if (used < VAULT_BLOCK_BYTES / 16 * 15)
         block = NULL;
     int r = 0;
     pthread_mutex_lock(&w->lock);
