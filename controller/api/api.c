@@ -344,8 +344,8 @@ void api_audit(struct api *api, const struct rpc_call *call, const char *what, c
     if (call && length >= 0 && (size_t)length < sizeof(n->text))
         snprintf(n->text + length, sizeof(n->text) - (size_t)length, "%s(from %s)",
                  length ? " " : "", rpc_peer_address(call));
-    if (call && !*n->who)
-        snprintf(n->who, sizeof(n->who), "nobody");
+    if (!*n->who)
+        snprintf(n->who, sizeof(n->who), call ? "nobody" : "local");
     sp_log(SP_LOG_INFO, what, "who", n->who, "about", n->about, "text", n->text, NULL);
     if (pool_submit(api->audits, write_note, n) < 0) {
         sp_log(SP_LOG_ERROR, "audit entry lost", "what", what, "who", n->who, "about", n->about,
