@@ -54,9 +54,11 @@ int volume_set_text(char **field, const void *text, size_t most)
     size_t at = 0;
     for (size_t i = 0; i < size;) {
         size_t n = utf8_length(from + i, size - i);
-        if (n == 0 || from[i] < 0x20 || from[i] == 0x7f) {
+        /* C1 controls too: terminals obey U+009B as they obey ESC [ */
+        bool c1 = n == 2 && from[i] == 0xc2 && from[i + 1] < 0xa0;
+        if (n == 0 || from[i] < 0x20 || from[i] == 0x7f || c1) {
             out[at++] = '?';
-            i++;
+            i += c1 ? 2 : 1;
             continue;
         }
         memcpy(out + at, from + i, n);

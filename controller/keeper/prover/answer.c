@@ -3,6 +3,87 @@
 
 #include <string.h>
 
+/* ---- texts: they are signed, logged and shown on terminals ---- */
+
+enum { MAX_TEXT = 4096, MAX_DEPTH = 16 };
+
+/* The length of one well-formed UTF-8 character that is no control character, 0: it is not one. */
+static size_t character(const unsigned char *p)
+{
+    if (p[0] < 0x80)
+        return p[0] >= 0x20 && p[0] != 0x7f;
+    size_t more = p[0] >= 0xf0 && p[0] < 0xf5 ? 3 : p[0] >= 0xe0 && p[0] < 0xf0 ? 2 : 1;
+    if (p[0] < 0xc2 || p[0] >= 0xf5)
+        return 0;
+    uint32_t c = p[0] & (0x3fu >> more);
+    for (size_t i = 1; i <= more; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+        c = c << 6 | (p[i] & 0x3f);
+    }
+    static const uint32_t least[] = {0, 0xa0, 0x800, 0x10000}; /* C1 controls are below 0xa0 */
+    return c >= least[more] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? more + 1 : 0;
+}
+
+static bool text_is_clean(const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t size = strnlen(text, MAX_TEXT + 1), n;
+    for (size_t at = 0; at < size; at += n) {
+        n = character(p + at);
+        if (!n)
+            return false;
+    }
+    return size <= MAX_TEXT;
+}
+
+static bool texts_are_clean(const ProtobufCMessage *m, unsigned depth);
+
+/* One value of a field. */
+static bool value_is_clean(const ProtobufCFieldDescriptor *f, const void *at, unsigned depth)
+{
+    if (f->type == PROTOBUF_C_TYPE_STRING) {
+        const char *text = *(const char *const *)at;
+        return !text || text_is_clean(text);
+    }
+    const ProtobufCMessage *sub = *(const ProtobufCMessage *const *)at;
+    return !sub || texts_are_clean(sub, depth + 1);
+}
+
+static bool field_is_clean(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f,
+                           unsigned depth)
+{
+    const char *base = (const char *)m;
+    if (f->type != PROTOBUF_C_TYPE_STRING && f->type != PROTOBUF_C_TYPE_MESSAGE)
+        return true;
+    if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+        size_t count = *(const size_t *)(const void *)(base + f->quantifier_offset);
+        const void *const *list = *(const void *const *const *)(const void *)(base + f->offset);
+        for (size_t i = 0; i < count; i++) {
+            if (!value_is_clean(f, &list[i], depth))
+                return false;
+        }
+        return true;
+    }
+    if ((f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) &&
+        *(const uint32_t *)(const void *)(base + f->quantifier_offset) != f->id)
+        return true;
+    return value_is_clean(f, base + f->offset, depth);
+}
+
+static bool texts_are_clean(const ProtobufCMessage *m, unsigned depth)
+{
+    if (depth > MAX_DEPTH)
+        return false;
+    for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
+        if (!field_is_clean(m, &m->descriptor->fields[i], depth))
+            return false;
+    }
+    return true;
+}
+
+/* ---- what an answer rests on ---- */
+
 static bool disk_has(Sp__LookDisk *const *disks, size_t count, const Sp__DiskExtent *e,
                      const ProtobufCBinaryData *root)
 {
@@ -16,6 +97,12 @@ static bool disk_has(Sp__LookDisk *const *disks, size_t count, const Sp__DiskExt
                           (!root->len || memcmp(root->data, own->data, root->len) == 0)));
     }
     return false;
+}
+
+static bool is_expected(const Sp__Content *expected, const Sp__Content *found)
+{
+    return expected && found && expected->uuid[0] && strcmp(expected->uuid, found->uuid) == 0 &&
+           strcmp(expected->type, found->type) == 0;
 }
 
 /* What a verdict rests on has to be there. */
@@ -37,9 +124,12 @@ static bool finding_fits(const Sp__ProverProof *ask, const Sp__ProverFinding *f)
     if (opens != (f->level == SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT) ||
         f->level > SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT)
         return false;
-    if (f->has_volume_key && ask->header_opened_before)
-        return false;
     bool plain = ask->volume && ask->volume->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN;
+    if (f->has_volume_key && (ask->header_opened_before || plain ||
+                              f->level < SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER))
+        return false;
+    if (plain && opens && !is_expected(ask->expected, f->content))
+        return false;
     return !opens || (f->n_sectors && f->content && f->content->type[0] &&
                       (plain || f->header_fingerprint.len == 32));
 }
@@ -62,6 +152,8 @@ static bool look_fits(const Sp__LookRequest *ask, const Sp__LookResponse *look)
 
 bool prover_answer_fits(const Sp__ProverJob *job, const Sp__ProverResult *result)
 {
+    if (!texts_are_clean(&result->base, 0))
+        return false;
     if (result->error)
         return result->error > 0 && result->kind_case == SP__PROVER_RESULT__KIND__NOT_SET;
     if (job->kind_case == SP__PROVER_JOB__KIND_LOOK)

@@ -20,12 +20,17 @@ enum { MAX_SLOTS = 32, MAX_RANGES = 128 };
 
 /* ---- libcryptsetup's last word, for the admin ---- */
 
+/* It may quote the header, which may hold anything. */
 static void keep_log(int level, const char *text, void *kept)
 {
     struct sp_why *why = kept;
     if (level != CRYPT_LOG_ERROR)
         return;
     sp_why_set(why, 0, "%.*s", (int)strcspn(text, "\n"), text);
+    for (char *p = why->text; *p; p++) {
+        if (*p < 0x20 || *p > 0x7e)
+            *p = '?';
+    }
 }
 
 static void drop_log(int level, const char *text, void *unused)

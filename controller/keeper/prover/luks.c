@@ -126,9 +126,22 @@ static int find_payload(const Sp__HeaderFacts *f, struct place *ret, struct sp_w
     return 0;
 }
 
+/* What the guest has mapped is no condition here, where a digest vouches for the key, but worth a
+ * word. */
+static int end_opened(struct proof *p)
+{
+    const Sp__Content *found = p->finding->content, *expected = p->ask->expected;
+    bool differs =
+        expected && expected->type[0] &&
+        (strcmp(found->type, expected->type) != 0 || strcmp(found->uuid, expected->uuid) != 0);
+    return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS, "opens; inside is %s%s%s%s%s",
+                     found->type, found->uuid[0] ? " " : "", found->uuid,
+                     differs ? ", while the guest had mapped " : "", differs ? expected->type : "");
+}
+
 static int look_inside(struct proof *p, const Sp__HeaderFacts *f, const struct sp_secret *key)
 {
-    struct place at;
+    struct place at = {0};
     struct sp_why why = {0};
     int r = find_payload(f, &at, &why);
     if (r == 0)
@@ -142,8 +155,7 @@ static int look_inside(struct proof *p, const Sp__HeaderFacts *f, const struct s
     if (r < 0)
         return r;
     p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT;
-    return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS, "opens; inside is %s %s",
-                     p->finding->content->type, p->finding->content->uuid);
+    return end_opened(p);
 }
 
 /* ---- the key ---- */

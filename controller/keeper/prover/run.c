@@ -257,13 +257,14 @@ static int run_started(struct run *run, const Sp__ProverJob *job, Sp__ProverResu
     struct sp_why end = {0};
     int r = converse(run, job, &result, why);
     int ended = reap(run, r == -ETIMEDOUT ? 0 : ENDING_MS, &end);
-    if (r < 0)
+    if (r < 0 || !result)
         return explain_end(r, ended, &end, why);
     SP_SECRET struct sp_secret *key = NULL;
     r = prover_answer_fits(job, result) ? take_key(run, result, &key) : -EPROTO;
     if (r == -EPROTO)
         sp_why_set(why, r, "the prover's answer does not fit its job");
-    if (r == 0 && !result->error && ended < 0)
+    /* The key is written before the result is sent: one that only lingered has said everything. */
+    if (r == 0 && !result->error && ended < 0 && ended != -ETIMEDOUT)
         r = sp_why_set(why, -EPROTO, "%s", end.text[0] ? end.text : "the prover ended badly");
     if (r < 0) {
         sp__prover_result__free_unpacked(result, NULL);

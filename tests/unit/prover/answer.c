@@ -102,8 +102,18 @@ static void opens_needs_its_evidence(void **state)
     setup(state);
     finding.header_fingerprint.len = 0;
     assert_false(fits());
-    volume.kind = SP__VOLUME_KIND__VOLUME_KIND_PLAIN; /* has none */
+    volume.kind = SP__VOLUME_KIND__VOLUME_KIND_PLAIN; /* has none, but what is expected decides */
+    assert_false(fits());
+    Sp__Content expected = SP__CONTENT__INIT;
+    expected.type = TEXT("ext4");
+    proof.expected = &expected;
+    assert_false(fits());
+    expected.uuid = TEXT("1-2-3");
+    assert_false(fits());
+    content.uuid = TEXT("1-2-3");
     assert_true(fits());
+    finding.has_volume_key = true; /* plain has none to hand out */
+    assert_false(fits());
 }
 
 static void sectors_lie_on_the_disks_of_the_job(void **state)
@@ -166,6 +176,46 @@ static void a_carried_header_gives_no_key(void **state)
     proof.header_opened_before = true;
     assert_true(fits());
     finding.has_volume_key = true;
+    assert_false(fits());
+}
+
+static void a_key_comes_only_from_an_opened_header(void **state)
+{
+    (void)state;
+    finding.has_volume_key = true;
+    finding.verdict = V(NOT_RECOGNISED);
+    finding.level = L(HEADER);
+    assert_true(fits());
+    finding.verdict = V(WRONG_KEY);
+    finding.level = 0;
+    assert_false(fits());
+}
+
+static void texts_are_clean(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"", "plain words", "a slotN p\xc3\xa4ssw",
+                                       "\xe2\x82\xac \xf0\x9f\x94\x92"};
+    static const char *const bad[] = {
+        "a\nforged line", "\x1b[2J",      "\x7f",         "\xc2\x9b",         "\xff",    "\xc3",
+        "\xc0\xaf",       "\xed\xa0\x80", "\xe0\x80\x80", "\xf4\x90\x80\x80", "\xe2\x82"};
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        finding.text = content.label = TEXT(good[i]);
+        assert_true(fits());
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        finding.text = TEXT(bad[i]);
+        assert_false(fits());
+        finding.text = TEXT("");
+        content.label = TEXT(bad[i]);
+        assert_false(fits());
+        content.label = TEXT("");
+    }
+    static char longest[4098];
+    memset(longest, 'x', 4096);
+    finding.text = longest;
+    assert_true(fits());
+    longest[4096] = 'x';
     assert_false(fits());
 }
 
@@ -252,6 +302,8 @@ int main(void)
         CASE(verdicts_are_those_that_a_prover_can_reach),
         CASE(no_level_above_what_a_prover_does),
         CASE(a_carried_header_gives_no_key),
+        CASE(a_key_comes_only_from_an_opened_header),
+        CASE(texts_are_clean),
         CASE(an_error_brings_nothing_else),
         CASE(a_look_stays_on_its_disks),
         CASE(a_job_gets_an_answer_of_its_kind),
