@@ -138,7 +138,7 @@ void mounts_end(void)
 
 /* ---- mounts ---- */
 
-static void run(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static void run(const char *format, ...)
 {
     char command[1024];
     va_list arguments;
