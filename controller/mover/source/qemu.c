@@ -365,7 +365,7 @@ static int make(struct making *m, struct source_snapshot **ret, Sp__SnapshotResp
     if (qmp_version(m->q) < OLDEST_QEMU)
         return sp_why_set(m->why, -ENOTSUP, "QEMU %u.%u is too old: a snapshot needs 7.1 or later",
                           qmp_version(m->q) / 1000000, qmp_version(m->q) / 1000 % 1000);
-    r = qemu_disks_load(m->q, &m->disks, m->why);
+    r = qemu_disks_load(m->q, false, &m->disks, m->why);
     r = r ? r : refuse_leftovers(m);
     r = r ? r : choose(m);
     r = r ? r : journal_new(m);

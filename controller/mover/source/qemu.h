@@ -49,8 +49,9 @@ struct qemu_disks {
     json_object *query_block, *nodes; /* the answers they were read from */
 };
 
-/* Asks QEMU. Free with qemu_disks_free() also after a failure. */
-int qemu_disks_load(struct qmp *q, struct qemu_disks *ret, struct sp_why *why);
+/* Asks QEMU. With only_nodes just qdev, top_node, node and what their nodes tell: a fraction of the
+ * questions. Free with qemu_disks_free() also after a failure. */
+int qemu_disks_load(struct qmp *q, bool only_nodes, struct qemu_disks *ret, struct sp_why *why);
 void qemu_disks_free(struct qemu_disks *d);
 /* The entry of a node in `query-named-block-nodes`, or NULL. */
 json_object *qemu_node(json_object *nodes, const char *name);

@@ -45,7 +45,7 @@ bool qemu_is_ours(const char *name, char kind, const char *tag)
         return false;
     if (kind ? name[2] != kind : !strchr("cfae", name[2]))
         return false;
-    return !tag || !strncmp(name + 4, tag, QEMU_TAG - 1);
+    return !tag || strncmp(name + 4, tag, QEMU_TAG - 1) == 0;
 }
 
 /* ── Graph ── */
@@ -202,7 +202,23 @@ static int classify(struct qmp *q, struct qemu_disk *d, json_object *entry)
     return 0;
 }
 
-static int disk_load(struct qmp *q, struct qemu_disk *d, json_object *entry, json_object *nodes,
+/* The device's own part: what has to be asked for one by one. */
+static int disk_ask(struct qmp *q, struct qemu_disk *d, json_object *entry, bool has_iothreads)
+{
+    uint64_t sector;
+    d->source_name = source_name_of(d->qdev, qmp_string(entry, "device"), d->node);
+    if (!d->source_name)
+        return -ENOMEM;
+    int r = property(q, d->qdev, "serial", &d->serial, NULL);
+    r = r ? r : property(q, d->qdev, "logical_block_size", NULL, &sector);
+    r = r ? r : classify(q, d, entry);
+    r = r || !has_iothreads ? r : find_iothread(q, d);
+    if (!r)
+        d->sector_bytes = sector >= 512 && sector <= 65536 ? (uint32_t)sector : 512;
+    return r;
+}
+
+static int disk_load(struct qemu_disk *d, json_object *entry, json_object *nodes,
                      json_object *graph)
 {
     json_object *inserted = qmp_get_object(entry, "inserted");
@@ -215,18 +231,7 @@ static int disk_load(struct qmp *q, struct qemu_disk *d, json_object *entry, jso
         d->node = copy_of(top);
     json_object *node = qemu_node(nodes, d->node);
     qemu_disk_from_node(d, node ? node : inserted);
-    d->source_name = source_name_of(d->qdev, qmp_string(entry, "device"), d->node);
-    if (!d->node || !d->format || !d->file || !d->source_name)
-        return -ENOMEM;
-    uint64_t sector;
-    int r = property(q, d->qdev, "serial", &d->serial, NULL);
-    r = r ? r : property(q, d->qdev, "logical_block_size", NULL, &sector);
-    r = r ? r : classify(q, d, entry);
-    r = r ? r : find_iothread(q, d);
-    if (r)
-        return r;
-    d->sector_bytes = sector >= 512 && sector <= 65536 ? (uint32_t)sector : 512;
-    return 0;
+    return d->node && d->format && d->file ? 0 : -ENOMEM;
 }
 
 /* ── All of them ── */
@@ -248,9 +253,9 @@ static void find_pci(json_object *devices, struct qemu_disk *d, unsigned depth)
 static int name_disks(struct qemu_disks *d)
 {
     for (size_t i = 0; i < d->count; i++) {
-        const char *name = d->all[i].serial;
+        const char *name = d->all[i].serial ? d->all[i].serial : "";
         for (size_t j = 0; j < d->count; j++) {
-            if (j != i && !strcmp(d->all[j].serial, name))
+            if (j != i && d->all[j].serial && strcmp(d->all[j].serial, name) == 0)
                 name = "";
         }
         d->all[i].disk_id = copy_of(*name ? name : d->all[i].source_name);
@@ -260,9 +265,28 @@ static int name_disks(struct qemu_disks *d)
     return 0;
 }
 
-int qemu_disks_load(struct qmp *q, struct qemu_disks *ret, struct sp_why *why)
+static int ask_all(struct qmp *q, struct qemu_disks *d)
 {
-    QMP_JSON json_object *graph = NULL, *pci = NULL;
+    QMP_JSON json_object *pci = NULL, *threads = NULL;
+    int r = qmp_call(q, "query-pci", NULL, &pci, NULL);
+    r = !r || r == -EREMOTEIO ? qmp_call(q, "query-iothreads", NULL, &threads, NULL) : r;
+    r = r == -EREMOTEIO ? 0 : r;
+    for (size_t i = 0, n = 0; !r && i < qmp_length(d->query_block); i++) {
+        json_object *entry = qmp_at(d->query_block, i);
+        const char *qdev = qmp_string(entry, "qdev");
+        if (!qdev || !*qdev)
+            continue;
+        r = disk_ask(q, &d->all[n], entry, qmp_length(threads) > 0);
+        for (size_t bus = 0; !r && bus < qmp_length(pci); bus++)
+            find_pci(qmp_get_array(qmp_at(pci, bus), "devices"), &d->all[n], 0);
+        n++;
+    }
+    return r ? r : name_disks(d);
+}
+
+int qemu_disks_load(struct qmp *q, bool only_nodes, struct qemu_disks *ret, struct sp_why *why)
+{
+    QMP_JSON json_object *graph = NULL;
     *ret = (struct qemu_disks){0};
     int r = qmp_call(q, "query-block", NULL, &ret->query_block, why);
     r = r ? r : qmp_call(q, "query-named-block-nodes", qmp_object("flat=b", 1), &ret->nodes, why);
@@ -270,7 +294,6 @@ int qemu_disks_load(struct qmp *q, struct qemu_disks *ret, struct sp_why *why)
         return r;
     /* Only there to see through our own filters; a QEMU without it shows them as disks. */
     r = qmp_call(q, "x-debug-query-block-graph", NULL, &graph, NULL);
-    r = !r || r == -EREMOTEIO ? qmp_call(q, "query-pci", NULL, &pci, NULL) : r;
     if (r && r != -EREMOTEIO)
         return sp_why_set(why, r, "QEMU did not describe its disks");
     size_t count = qmp_length(ret->query_block);
@@ -284,14 +307,12 @@ int qemu_disks_load(struct qmp *q, struct qemu_disks *ret, struct sp_why *why)
         const char *qdev = qmp_string(entry, "qdev");
         if (!qdev || !*qdev)
             continue; /* a back end without a device: the guest does not see it */
-        struct qemu_disk *d = &ret->all[ret->count++];
-        r = disk_load(q, d, entry, ret->nodes, graph);
+        r = disk_load(&ret->all[ret->count++], entry, ret->nodes, graph);
         if (r)
-            return sp_why_set(why, r, "QEMU did not describe the drive '%s'", qdev);
-        for (size_t bus = 0; bus < qmp_length(pci); bus++)
-            find_pci(qmp_get_array(qmp_at(pci, bus), "devices"), d, 0);
+            return r;
     }
-    return name_disks(ret);
+    r = only_nodes ? 0 : ask_all(q, ret);
+    return r ? sp_why_set(why, r, "QEMU did not describe its disks") : 0;
 }
 
 /* ── The answer ── */
@@ -404,7 +425,7 @@ static int fill(struct qmp *q, const struct qemu_disks *disks, Sp__DescribeRespo
 int qemu_describe_on(struct qmp *q, Sp__DescribeResponse **ret, struct sp_why *why)
 {
     __attribute__((cleanup(qemu_disks_free))) struct qemu_disks disks = {0};
-    int r = qemu_disks_load(q, &disks, why);
+    int r = qemu_disks_load(q, false, &disks, why);
     Sp__DescribeResponse *m = r ? NULL : malloc(sizeof *m);
     if (!m)
         return r ? r : -ENOMEM;

@@ -13,7 +13,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-enum { CLUSTER = 65536, L2_COVERS = CLUSTER / 8 * CLUSTER /* 512 MiB an L1 entry */ };
+#define CLUSTER   UINT64_C(65536)
+#define L2_COVERS (CLUSTER / 8 * CLUSTER) /* 512 MiB an L1 entry */
 
 static void put_be32(uint8_t *p, uint32_t v)
 {

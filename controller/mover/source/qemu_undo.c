@@ -359,7 +359,7 @@ int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, co
     qemu_tag(point_id, tag);
     int r = resume(q, told, why);
     r = r ? r : undo_exports(q, tag, why);
-    r = r ? r : qemu_disks_load(q, &disks, why);
+    r = r ? r : qemu_disks_load(q, true, &disks, why);
     r = r ? r : undo_held(q, tag, disks.count, why);
     r = r ? r : undo_server(q, tag, socket_path, why);
     r = r ? r : delete_nodes(q, tag, 'a', why);

@@ -85,7 +85,9 @@ static json_object *object_from(const char *keys, va_list ap)
     while (*keys) {
         size_t n = strcspn(keys, "=");
         char key[32];
-        char type = keys[n] ? keys[n + 1] : 0;
+        char type = '\0';
+        if (keys[n])
+            type = keys[n + 1];
         json_object *v = NULL;
         if (type == 's')
             v = json_object_new_string(va_arg(ap, const char *));
@@ -228,7 +230,7 @@ static int read_line(struct qmp *q, uint64_t deadline_ms, const char **ret_line,
     }
 }
 
-static int send_all(struct qmp *q, const char *data, size_t size, int fd, uint64_t deadline_ms,
+static int send_all(struct qmp *q, uint8_t *data, size_t size, int fd, uint64_t deadline_ms,
                     struct sp_why *why)
 {
     while (size) {
@@ -236,7 +238,7 @@ static int send_all(struct qmp *q, const char *data, size_t size, int fd, uint64
             struct cmsghdr header;
             char space[CMSG_SPACE(sizeof(int))];
         } control = {0};
-        struct iovec part = {.iov_base = (char *)(uintptr_t)data, .iov_len = size};
+        struct iovec part = {.iov_base = data, .iov_len = size};
         struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
         if (fd >= 0) {
             m.msg_control = &control;
@@ -275,7 +277,7 @@ static int read_reply(struct qmp *q, uint64_t id, const char *command, uint64_t 
         int r = read_line(q, deadline_ms, &line, &size, why);
         if (r)
             return r;
-        struct qmp_message m;
+        struct qmp_message m = {0};
         r = qmp_parse(line, size, &m, why);
         if (r)
             return lost(q, r);
@@ -318,7 +320,7 @@ int qmp_call_fd(struct qmp *q, const char *command, json_object *arguments, int 
     if (r)
         return r;
     uint64_t deadline_ms = sp_clock_monotonic_ms(&sp_clock_system) + q->timeout_ms;
-    r = send_all(q, sp_buffer_text(&line), line.size, fd, deadline_ms, why);
+    r = send_all(q, line.data, line.size, fd, deadline_ms, why);
     return r ? r : read_reply(q, id, command, deadline_ms, ret, why);
 }
 
@@ -352,7 +354,7 @@ static int greet(struct qmp *q, struct sp_why *why)
             q->timeout_ms / 1000);
     if (r)
         return r;
-    struct qmp_message m;
+    struct qmp_message m = {0};
     r = qmp_parse(line, size, &m, why);
     if (r)
         return r;

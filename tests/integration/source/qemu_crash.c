@@ -237,6 +237,57 @@ static void killed_after_each_command_of_a_release(void **state)
     unlink(journal_path);
 }
 
+/* Reads all disks for ever; says so after the first round. */
+static void read_for_ever(int tell)
+{
+    struct sp_why why = {""};
+    struct source_snapshot *s = NULL;
+    Sp__SnapshotResponse *m = NULL;
+    static uint8_t data[1 << 20];
+    if (vm_snapshot(&vm, POINT, false, keep_journal, NULL, &s, &m, &why))
+        _exit(1);
+    for (unsigned round = 0;; round++) {
+        for (uint32_t i = 0; i < VM_DISKS; i++) {
+            if (source_for(&vm.config)->read_at(s, i, 0, data, sizeof data, &why))
+                _exit(1);
+        }
+        if (round == 0 && write(tell, "r", 1) != 1)
+            _exit(1);
+    }
+}
+
+static void killed_while_reading(void **state)
+{
+    (void)state;
+    SP_FREE char *before = vm_state(&vm, true);
+    for (unsigned n = 1; n <= 10; n++) {
+        int tell[2];
+        char byte;
+        assert_int_equal(pipe(tell), 0);
+        pid_t child = fork();
+        if (child == 0)
+            read_for_ever(tell[1]);
+        close(tell[1]);
+        assert_int_equal(read(tell[0], &byte, 1), 1);
+        close(tell[0]);
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, NULL, 0), child);
+        for (size_t i = 0; i < VM_DISKS; i++)
+            vm_io(&vm, i, "write -P 0x77 8M 1M"); /* QEMU lives on before anybody releases */
+        struct sp_why why = {""};
+        assert_int_equal(vm_release(&vm, POINT, NULL, false, &why), 0);
+        for (size_t i = 0; i < VM_DISKS; i++)
+            vm_io(&vm, i, "write -P 0x5a 0 64k");
+    }
+    /* What was written counts for the base; all else is as before. */
+    assert_int_equal(vm_release(&vm, BASE, NULL, false, &(struct sp_why){""}), 0);
+    SP_FREE char *after = vm_state(&vm, false);
+    assert_null(strstr(after, "sealpoint"));
+    assert_null(strstr(after, "spc-"));
+    assert_non_null(strstr(before, "sealpoint-99999999"));
+    unlink(journal_path);
+}
+
 static int refuse(void *self, const char *journal)
 {
     (void)journal;
@@ -308,6 +359,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_journal_that_cannot_be_written_stops_the_snapshot,
                                         setup_with_base, teardown),
+        cmocka_unit_test_setup_teardown(killed_while_reading, setup_with_base, teardown),
         cmocka_unit_test_setup_teardown(killed_after_each_command_of_a_snapshot, setup_with_base,
                                         teardown),
         cmocka_unit_test_setup_teardown(killed_after_each_command_of_a_release, setup, teardown),

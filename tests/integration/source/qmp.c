@@ -215,6 +215,7 @@ static void a_description_of_the_wrong_shape_names_no_disk(void **state)
                               "{\"return\": {}, \"id\": 3}\n",
                               "{\"return\": 1, \"id\": 4}\n",
                               "{\"return\": [[]], \"id\": 5}\n",
+                              "{\"return\": \"x\", \"id\": 6}\n",
                               NULL};
         struct server s;
         struct qemu_disks disks;
@@ -222,7 +223,7 @@ static void a_description_of_the_wrong_shape_names_no_disk(void **state)
         QMP_CLOSE struct qmp *q = NULL;
         int fd = start(&s, says, false);
         assert_int_equal(qmp_open_fd(fd, 0, &q, &why), 0);
-        int r = qemu_disks_load(q, &disks, &why);
+        int r = qemu_disks_load(q, false, &disks, &why);
         if (r || disks.count)
             fail_msg("case %zu: %d, %zu disks: %s", i, r, disks.count, why.text);
         qemu_disks_free(&disks);
