@@ -252,7 +252,8 @@ int cmd_machine_set_policy(struct cli *cli, const struct cli_command *c, int arg
     const struct cli_flag flags[] = {
         {"minimum-grade", "GRADE", "a point below it fails: crash, filesystem, application",
          &w.grade, NULL, NULL},
-        {"allow", "REASON[:VOLUME]", "accept a reason; repeat for more", NULL, NULL, w.allow},
+        {"allow", "REASON:VOLUME", "accept a reason for a volume or disk; repeat for more", NULL,
+         NULL, w.allow},
         {"why", "TEXT", "why it is accepted; goes into every manifest", &w.why, NULL, NULL},
         {"forget-allowed", NULL, "forget what was accepted before", NULL, &w.clear_exceptions,
          NULL},

@@ -22,7 +22,8 @@ static const struct cli_command commands[] = {
      cmd_machine_set_source},
     {"machine", "set-policy", "MACHINE", "What is asked of its points, what is accepted",
      "An accepted reason is recorded with your name in every manifest it helps to be valid:\n"
-     "  sealpoint machine set-policy web1 --allow unidentified-content --why 'scratch disk'\n",
+     "  sealpoint machine set-policy web1 --allow unidentified-content:disk-3 --why 'scratch "
+     "disk'\n",
      cmd_machine_set_policy},
     {"machine", "revoke", "MACHINE", "Cut off an agent and its certificate", "",
      cmd_machine_revoke},

@@ -56,7 +56,7 @@ def closed_plain_volume(lab, g, scene):
     found = [f for f in job["findings"] if f["reason"] == "REASON_UNIDENTIFIED_CONTENT"]
     assert found and all(f["disk_id"] == "disk-plain" for f in found), job
     # An admin who knows what it is may say so, with a reason, and it is recorded.
-    lab.cli("machine", "set-policy", "web1", "--allow", "unidentified-content", "--why", "scratch disk")
+    lab.cli("machine", "set-policy", "web1", "--allow", "unidentified-content:disk-plain", "--why", "scratch disk")
     allowed = job_of(lab, "point", "verify", job["point_id"])
     assert allowed["state"] == "POINT_STATE_VALID", allowed
     who = {f["allowed_by"] for f in allowed["findings"] if f["reason"] == "REASON_UNIDENTIFIED_CONTENT"}
