@@ -27,14 +27,15 @@ struct sector_cipher {
 static bool parse_iv(const char *text, struct spec *ret)
 {
     static const char essiv[] = "essiv:";
-    if (strcmp(text, "plain") == 0)
+    const size_t prefix = sizeof(essiv) - 1;
+    if (strcmp(text, "plain") == 0) {
         ret->iv = IV_PLAIN;
-    else if (strcmp(text, "plain64") == 0)
+    } else if (strcmp(text, "plain64") == 0) {
         ret->iv = IV_PLAIN64;
-    else if (strncmp(text, essiv, strlen(essiv)) == 0 &&
-             strlen(text + strlen(essiv)) < sizeof(ret->essiv_hash)) {
+    } else if (strncmp(text, essiv, prefix) == 0 &&
+               strlen(text + prefix) < sizeof(ret->essiv_hash)) {
         ret->iv = IV_ESSIV;
-        strcpy(ret->essiv_hash, text + strlen(essiv));
+        memcpy(ret->essiv_hash, text + prefix, strlen(text + prefix) + 1);
     } else {
         return false;
     }

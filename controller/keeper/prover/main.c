@@ -94,7 +94,7 @@ static int send_error(int error, const struct sp_why *why)
 {
     Sp__ProverResult result = SP__PROVER_RESULT__INIT;
     result.error = -error;
-    result.text = (char *)(uintptr_t)(why->text[0] ? why->text : strerror(-error));
+    result.text = why->text[0] ? (char *)why->text : strerror(-error);
     return sp_frame_send(PROVER_FD_JOB, &result.base, NULL, 0, 0);
 }
 

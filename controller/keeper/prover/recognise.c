@@ -111,7 +111,7 @@ struct mbr_entry {
 
 static struct mbr_entry mbr_entry(const uint8_t *sector, unsigned i)
 {
-    const uint8_t *p = sector + 446 + 16 * i;
+    const uint8_t *p = sector + 446 + (size_t)16 * i;
     return (struct mbr_entry){p[0], p[4], sp_le32(p + 8), sp_le32(p + 12)};
 }
 

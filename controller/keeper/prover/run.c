@@ -90,7 +90,7 @@ static int spawn_with(struct run *run, const posix_spawn_file_actions_t *actions
     char memory[24], cpu[24];
     snprintf(memory, sizeof(memory), "%llu", (unsigned long long)run->memory_bytes);
     snprintf(cpu, sizeof(cpu), "%llu", (unsigned long long)run->cpu_seconds);
-    char *argv[] = {(char *)(uintptr_t) "sealpoint-prover", memory, cpu, NULL};
+    char *argv[] = {(char *)"sealpoint-prover", memory, cpu, NULL};
     char *environment[] = {NULL};
     int e = posix_spawn(&run->pid, run->program, actions, attributes, argv, environment);
     if (e)

@@ -92,7 +92,7 @@ static int fetch(struct snapshot *s, uint64_t number, size_t at)
         return -EFBIG;
     if (s->count == s->capacity) {
         size_t capacity = s->capacity ? s->capacity * 2 : 64;
-        struct block **grown = reallocarray(s->blocks, capacity, sizeof(*grown));
+        struct block **grown = reallocarray(s->blocks, capacity, sizeof(void *));
         if (!grown)
             return -ENOMEM;
         s->blocks = grown;
@@ -110,7 +110,7 @@ static int fetch(struct snapshot *s, uint64_t number, size_t at)
         free(b);
         return r;
     }
-    memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(struct block *));
+    memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(void *));
     s->blocks[at] = b;
     s->count++;
     return 0;
