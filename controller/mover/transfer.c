@@ -17,9 +17,11 @@
 enum {
     /* More than processors: most of them wait for the source at any moment. */
     MOST_THREADS = 8,
-    THREADS_PARALLEL = 4,
+    THREADS_PARALLEL = 8, /* a source answers some while the others hash */
     THREADS_SERIAL = 3,
     CHUNKS_IN_BLOCK = VAULT_BLOCK_BYTES / VAULT_CHUNK_BYTES,
+    /* A request: servers answer requests of this size from memory that they have at hand. */
+    READ_BYTES = 256 << 10,
     PROGRESS_STEP_BYTES = 16 << 20,
 };
 
@@ -137,11 +139,15 @@ static int claim(struct transfer *t, unsigned me, uint64_t *ret_offset, uint32_t
 static int read_piece(struct transfer *t, uint64_t offset, void *out, uint32_t length,
                       struct sp_why *why)
 {
-    if (!t->source->parallel)
-        pthread_mutex_lock(&t->read_lock);
-    int r = t->source->read_at(t->snapshot, t->disk, offset, out, length, why);
-    if (!t->source->parallel)
-        pthread_mutex_unlock(&t->read_lock);
+    int r = 0;
+    for (uint32_t at = 0, n; r == 0 && at < length; at += n) {
+        n = length - at < READ_BYTES ? length - at : READ_BYTES;
+        if (!t->source->parallel)
+            pthread_mutex_lock(&t->read_lock);
+        r = t->source->read_at(t->snapshot, t->disk, offset + at, (uint8_t *)out + at, n, why);
+        if (!t->source->parallel)
+            pthread_mutex_unlock(&t->read_lock);
+    }
     return r;
 }
 
