@@ -79,7 +79,12 @@ class IdleMachine(Guest):
             time.sleep(0.02)
         return self
 
+    def io(self, disk, command):
+        """One qemu-io command through the device, as a guest's request: it passes Sealpoint's filters."""
+        said = self.qmp()("human-monitor-command",
+                          command_line=f'qemu-io -d /machine/peripheral/{disk}/virtio-backend "{command}"')
+        if "rror" in said or "failed" in said:
+            raise GuestError(f"qemu-io {disk} {command}: {said}")
+
     def write(self, disk, offset, pattern, length):
-        """A write through the device, as a guest's: it passes Sealpoint's filters."""
-        return self.qmp()("human-monitor-command",
-                          command_line=f"qemu-io {disk} \"write -P {pattern} {offset} {length}\"")
+        self.io(disk, f"write -P {pattern} {offset} {length}")
