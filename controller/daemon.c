@@ -46,6 +46,8 @@ struct daemon {
  * of this host. */
 static int explain(const struct daemon *d, int r, struct sp_why *why)
 {
+    if (r == -EPIPE || r == -ECONNRESET)
+        return sp_why_set(why, -EHOSTUNREACH, "the keeper ended before it answered");
     if (r == -ECONNREFUSED || (r == -ENOENT && access(d->config->keeper_socket, F_OK) < 0))
         return sp_why_set(why, -EHOSTUNREACH, "the keeper does not run (no answer on %s)",
                           d->config->keeper_socket);

@@ -446,7 +446,6 @@ static int read_source(void *self, uint32_t disk, uint64_t offset, void *out, ui
  * and nothing else. */
 static int look_at_layout(struct run *run)
 {
-    const struct engine_options *o = &run->engine->options;
     Sp__LookRequest look = SP__LOOK_REQUEST__INIT;
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
@@ -469,8 +468,8 @@ static int look_at_layout(struct run *run)
     look.layout_only = 1;
     request.kind_case = SP__KEEPER_REQUEST__KIND_LOOK;
     request.look = &look;
-    int r = o->keeper->call_reading(o->keeper_self, &request, read_source, run, RUN_LOOK_TIMEOUT_MS,
-                                    &response, &why);
+    int r = keeper_ask(run->engine, &run->job->cancel, &request, read_source, run,
+                       RUN_LOOK_TIMEOUT_MS, &response, &why);
     if (run_check(run) < 0)
         return -ECANCELED;
     if (r == 0 && response->kind_case == SP__KEEPER_RESPONSE__KIND_LOOK) {

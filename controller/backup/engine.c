@@ -22,6 +22,8 @@ int engine_new(const struct engine_options *options, struct engine **ret)
         e->options.source_for = source_for;
     if (!e->options.agent_wait_ms)
         e->options.agent_wait_ms = 10000;
+    if (!e->options.keeper_wait_ms)
+        e->options.keeper_wait_ms = 30000;
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->tidy_lock, NULL);
     /* The caller's text need not live as long as the engine. */

@@ -23,7 +23,9 @@
 
 struct engine;
 
-/* The keeper, as keeper_client.h has it; tests give their own. */
+/* The keeper, as keeper_client.h has it, with -EHOSTUNREACH for a keeper that does not run: what
+ * the engine asks may be asked twice, so it then waits for it to come back. Tests give their own.
+ */
 struct engine_keeper {
     int (*call)(void *self, Sp__KeeperRequest *, int timeout_ms, Sp__KeeperResponse **ret,
                 struct sp_why *);
@@ -69,6 +71,7 @@ struct engine_options {
     const char *fleece_directory; /* for sources that name none */
     unsigned parallel;            /* jobs at once; 0: 2 */
     unsigned agent_wait_ms;       /* for an agent that is not there; 0: 10 s */
+    unsigned keeper_wait_ms;      /* for a keeper that restarts; 0: 30 s */
 };
 
 int engine_new(const struct engine_options *, struct engine **ret);

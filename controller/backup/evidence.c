@@ -78,9 +78,8 @@ static int read_vault(void *self, uint32_t disk, uint64_t offset, void *out, uin
 static int ask(struct opened *o, Sp__KeeperRequest *request, int timeout_ms,
                Sp__KeeperResponse **ret, struct sp_why *why)
 {
-    const struct engine_options *options = &o->run->engine->options;
-    int r = options->keeper->call_reading(options->keeper_self, request, read_vault, o, timeout_ms,
-                                          ret, why);
+    int r = keeper_ask(o->run->engine, &o->run->job->cancel, request, read_vault, o, timeout_ms,
+                       ret, why);
     if (run_check(o->run) < 0)
         r = -ECANCELED;
     else if (o->damaged)

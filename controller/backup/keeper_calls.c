@@ -1,15 +1,43 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "base/clock.h"
 #include "base/signed_request.h"
 #include "controller/backup/run.h"
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <string.h>
+#include <time.h>
+
+enum { ASK_AGAIN_MS = 250 };
+
+/* False when the job or the engine ends meanwhile. */
+static bool pause_for_keeper(const struct engine *e, const atomic_bool *cancel)
+{
+    const struct timespec pause = {.tv_nsec = ASK_AGAIN_MS * 1000000L};
+    nanosleep(&pause, NULL);
+    return !atomic_load(&e->stopping) && !(cancel && atomic_load(cancel));
+}
+
+int keeper_ask(struct engine *e, const atomic_bool *cancel, Sp__KeeperRequest *request,
+               int (*read_at)(void *, uint32_t, uint64_t, void *, uint32_t), void *self,
+               int timeout_ms, Sp__KeeperResponse **ret, struct sp_why *why)
+{
+    const struct engine_keeper *keeper = e->options.keeper;
+    void *keeper_self = e->options.keeper_self;
+    uint64_t until = sp_clock_monotonic_ms(&sp_clock_system) + e->options.keeper_wait_ms;
+    int r;
+    do {
+        r = read_at
+                ? keeper->call_reading(keeper_self, request, read_at, self, timeout_ms, ret, why)
+                : keeper->call(keeper_self, request, timeout_ms, ret, why);
+    } while (r == -EHOSTUNREACH && sp_clock_monotonic_ms(&sp_clock_system) < until &&
+             pause_for_keeper(e, cancel));
+    return r;
+}
 
 static int ask(struct engine *e, Sp__KeeperRequest *request, Sp__KeeperResponse **ret,
                struct sp_why *why)
 {
-    return e->options.keeper->call(e->options.keeper_self, request, RUN_KEEPER_TIMEOUT_MS, ret,
-                                   why);
+    return keeper_ask(e, NULL, request, NULL, NULL, RUN_KEEPER_TIMEOUT_MS, ret, why);
 }
 
 int keeper_pin(struct engine *e, const char *machine_id, const char *point_id,
@@ -90,8 +118,7 @@ int keeper_seal(struct engine *e, const Sp__Manifest *manifest, Sp__Signed **ret
     seal.manifest = (ProtobufCBinaryData){size, packed};
     request.kind_case = SP__KEEPER_REQUEST__KIND_SEAL;
     request.seal = &seal;
-    r = e->options.keeper->call(e->options.keeper_self, &request, RUN_PROVE_TIMEOUT_MS, &response,
-                                why);
+    r = keeper_ask(e, NULL, &request, NULL, NULL, RUN_PROVE_TIMEOUT_MS, &response, why);
     if (r < 0)
         return r;
     Sp__Signed *sealed =

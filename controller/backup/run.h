@@ -124,6 +124,12 @@ int seal_unpin(struct engine *, const Sp__Manifest *);
 void verify_work(void *job);
 
 /* ---- keeper_calls.c ---- */
+/* One question, asked again while the keeper is away and may come back (it restarts within
+ * seconds). `read_at` NULL: one that reads no disk. *cancel may be NULL. */
+int keeper_ask(struct engine *, const atomic_bool *cancel, Sp__KeeperRequest *,
+               int (*read_at)(void *self, uint32_t disk, uint64_t offset, void *out,
+                              uint32_t length),
+               void *self, int timeout_ms, Sp__KeeperResponse **ret, struct sp_why *why);
 int keeper_pin(struct engine *, const char *machine_id, const char *point_id,
                const char *const *volume_ids, size_t count, struct sp_why *why);
 int keeper_unpin(struct engine *, const char *point_id, char **keep, size_t count,

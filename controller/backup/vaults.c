@@ -28,8 +28,7 @@ static int fetch_key(struct engine *e, const char *vault_id, struct sp_secret **
     key.create = 1;
     request.kind_case = SP__KEEPER_REQUEST__KIND_VAULT_KEY;
     request.vault_key = &key;
-    int r = e->options.keeper->call(e->options.keeper_self, &request, RUN_KEEPER_TIMEOUT_MS,
-                                    &response, why);
+    int r = keeper_ask(e, NULL, &request, NULL, NULL, RUN_KEEPER_TIMEOUT_MS, &response, why);
     if (r < 0)
         return r;
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_VAULT_KEY ||

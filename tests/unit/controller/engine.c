@@ -50,7 +50,8 @@ static void start_engine(struct scene *s)
                                .events_self = s,
                                .source_for = fake_source_for,
                                .parallel = 1,
-                               .agent_wait_ms = 1};
+                               .agent_wait_ms = 1,
+                               .keeper_wait_ms = 1};
     assert_int_equal(engine_new(&o, &s->engine), 0);
 }
 
