@@ -293,7 +293,8 @@ static int check_findings(const Sp__Manifest *m, struct sp_why *why)
 {
     for (size_t i = 0; i < m->n_findings; i++) {
         const Sp__Finding *f = m->findings[i];
-        if (f->note || lowers_grade_only(f->reason) || is_excepted(m, f->reason, f->volume_id))
+        if (f->note || lowers_grade_only(f->reason) ||
+            is_excepted(m, f->reason, *f->volume_id ? f->volume_id : f->disk_id))
             continue;
         return sp_why_set(why, -ESTALE, "the finding %s of %.80s stands against a valid point",
                           sp_enum_name(&sp__reason__descriptor, (int)f->reason, "REASON_"),
