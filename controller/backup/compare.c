@@ -70,6 +70,21 @@ static bool overlap(const Sp__DiskExtent *a, const Sp__DiskExtent *b)
            b->offset_bytes < a->offset_bytes + a->length_bytes;
 }
 
+/* Left out by an admin: nobody expects it in the snapshot. */
+static bool excluded(const Sp__Manifest *m, const Sp__Volume *v)
+{
+    size_t on = 0;
+    for (size_t i = 0; m->policy && i < v->n_extents; i++) {
+        for (size_t j = 0; v->extents[i]->on && j < m->policy->n_excluded_disks; j++) {
+            if (strcmp(m->policy->excluded_disks[j], v->extents[i]->on->disk_id) == 0) {
+                on++;
+                break;
+            }
+        }
+    }
+    return v->n_extents > 0 && on == v->n_extents;
+}
+
 /* A volume inside another encrypted one: nobody without the outer key can see it. */
 static bool nested(const Sp__LookResponse *look, const Sp__Volume *inner)
 {
@@ -96,8 +111,7 @@ static bool has_header(const Sp__Manifest *m, const char *volume_id)
     return false;
 }
 
-static int missing_from_look(enum compare_age age, const Sp__LookResponse *look, Sp__Manifest *m,
-                             const Sp__Volume *v)
+static int missing_from_look(const Sp__LookResponse *look, Sp__Manifest *m, const Sp__Volume *v)
 {
     struct finding_about about = {.volume_id = v->volume_id};
     if (!all_captured(m, v))
@@ -109,9 +123,7 @@ static int missing_from_look(enum compare_age age, const Sp__LookResponse *look,
                            "volume %s (%s) lies inside another encrypted volume, where its key "
                            "cannot be proved from outside",
                            v->volume_id, v->device);
-    /* An old inventory may tell of volumes that are gone; the look and the accounting still hold.
-     */
-    about.note = age != COMPARE_NOW;
+    /* Also when the inventory is old: the volume may be gone, or its header may. */
     return finding_add(FINDINGS(m), SP__REASON__REASON_INVENTORY_MISMATCH, about,
                        "the guest has volume %s (%s), the snapshot shows no such header",
                        v->volume_id, v->device);
@@ -173,7 +185,7 @@ static int compare_headers(Sp__Manifest *m, const Sp__Volume *guest, const Sp__V
 static int compare_guest_volume(enum compare_age age, const Sp__LookResponse *look, Sp__Manifest *m,
                                 const Sp__Volume *v)
 {
-    if (!encrypted(v))
+    if (!encrypted(v) || excluded(m, v))
         return 0;
     const Sp__Volume *seen = look_find(look, v->volume_id);
     if (seen)
@@ -181,8 +193,7 @@ static int compare_guest_volume(enum compare_age age, const Sp__LookResponse *lo
     /* A closed plain volume is nobody's to describe: its bytes stay unaccounted for. */
     if (v->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN && !v->open && !v->ephemeral)
         return 0;
-    return compare_from_guest_only(v) ? from_guest(age, look, m, v)
-                                      : missing_from_look(age, look, m, v);
+    return compare_from_guest_only(v) ? from_guest(age, look, m, v) : missing_from_look(look, m, v);
 }
 
 /* What the header itself says against the volume. */

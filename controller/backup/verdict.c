@@ -112,19 +112,6 @@ Sp__Reason verdict_of_proof(const Sp__ProofStatement *proof)
     }
 }
 
-/* "<disk>+<offset>" or "<disk>" for findings about no volume. */
-static bool names_place(const char *named, const Sp__Finding *f)
-{
-    size_t length = strlen(f->disk_id);
-    if (length == 0 || strncmp(named, f->disk_id, length) != 0)
-        return false;
-    if (named[length] == '\0')
-        return true;
-    char offset[32];
-    snprintf(offset, sizeof(offset), "+%llu", (unsigned long long)f->offset_bytes);
-    return strcmp(named + length, offset) == 0;
-}
-
 static bool covers(const Sp__Exception *e, const Sp__Finding *f)
 {
     if (e->reason != f->reason || message_empty(e->allowed_by) || !verdict_may_allow(f->reason))
@@ -132,8 +119,7 @@ static bool covers(const Sp__Exception *e, const Sp__Finding *f)
     /* Without a volume or place an exception would allow what nobody has seen yet. */
     if (message_empty(e->volume_id))
         return false;
-    return message_empty(f->volume_id) ? names_place(e->volume_id, f)
-                                       : strcmp(e->volume_id, f->volume_id) == 0;
+    return strcmp(e->volume_id, message_empty(f->volume_id) ? f->disk_id : f->volume_id) == 0;
 }
 
 int verdict_apply_policy(const Sp__Policy *policy, Sp__Finding *const *findings, size_t count)

@@ -35,8 +35,8 @@ bool verdict_retried(Sp__Reason reason);
 Sp__Reason verdict_of_proof(const Sp__ProofStatement *);
 
 /* Sets allowed_by on each finding that an exception of the policy covers. An exception names the
- * volume; one for content that belongs to no volume names the disk, or "<disk>+<offset in bytes>".
- * -ENOMEM. */
+ * volume; one for content that belongs to no volume names the disk. The keeper judges by the same
+ * rule before it signs. -ENOMEM. */
 int verdict_apply_policy(const Sp__Policy *, Sp__Finding *const *findings, size_t count);
 
 /* The state of a point with these findings, after verdict_apply_policy(). */

@@ -95,6 +95,20 @@ static void a_volume_elsewhere_is_not_seen_by_storage(void **state)
     end_scene(&s);
 }
 
+static void a_volume_on_an_excluded_disk_is_missed_by_nobody(void **state)
+{
+    (void)state;
+    struct scene s = a_scene();
+    s.m->policy = message_new(&sp__policy__descriptor);
+    assert_int_equal(message_append_text(&s.m->policy->excluded_disks,
+                                         &s.m->policy->n_excluded_disks, "scratch"),
+                     0);
+    ADD(s.m->inventory, volumes, luks("luks:a", "scratch", 1));
+    assert_int_equal(compare(COMPARE_NOW, s.look, s.m), 0);
+    assert_int_equal(s.m->n_findings, 0);
+    end_scene(&s);
+}
+
 static void a_volume_inside_another_is_not_seen_by_storage(void **state)
 {
     (void)state;
@@ -205,6 +219,7 @@ int main(void)
         cmocka_unit_test(a_changed_header_is_seen),
         cmocka_unit_test(one_side_only_is_a_mismatch),
         cmocka_unit_test(a_volume_elsewhere_is_not_seen_by_storage),
+        cmocka_unit_test(a_volume_on_an_excluded_disk_is_missed_by_nobody),
         cmocka_unit_test(a_volume_inside_another_is_not_seen_by_storage),
         cmocka_unit_test(an_open_plain_volume_comes_from_the_guest_and_needs_proof),
         cmocka_unit_test(random_swap_needs_no_proof_unless_the_agent_is_gone),

@@ -168,18 +168,12 @@ static void an_exception_is_for_its_volume_only(void **state)
                      STATE(UNPROVEN));
 }
 
-static void unidentified_content_is_allowed_by_disk_or_place(void **state)
+static void unidentified_content_is_allowed_by_disk(void **state)
 {
     (void)state;
     Sp__Reason reason = REASON(UNIDENTIFIED_CONTENT);
     assert_int_equal(with_policy(a_policy(reason, "data0"), a_finding(reason, "", "data0", 4096)),
                      STATE(VALID));
-    assert_int_equal(
-        with_policy(a_policy(reason, "data0+4096"), a_finding(reason, "", "data0", 4096)),
-        STATE(VALID));
-    assert_int_equal(
-        with_policy(a_policy(reason, "data0+4096"), a_finding(reason, "", "data0", 8192)),
-        STATE(UNPROVEN));
     assert_int_equal(with_policy(a_policy(reason, "data"), a_finding(reason, "", "data0", 4096)),
                      STATE(UNPROVEN));
 }
@@ -280,7 +274,7 @@ int main(void)
         cmocka_unit_test(the_worst_of_several_counts),
         cmocka_unit_test(policy_allows_only_the_rows_that_say_yes),
         cmocka_unit_test(an_exception_is_for_its_volume_only),
-        cmocka_unit_test(unidentified_content_is_allowed_by_disk_or_place),
+        cmocka_unit_test(unidentified_content_is_allowed_by_disk),
         cmocka_unit_test(an_exception_that_nobody_signed_counts_for_nothing),
         cmocka_unit_test(notes_lower_nothing),
         cmocka_unit_test(proofs_become_reasons),
