@@ -214,14 +214,15 @@ static int try_carried(struct proving *p, const Sp__EscrowRecord *e)
     Sp__ProverFinding *f = result->finding;
     judge(p, f);
     /* The controller named the fingerprint; the prover computed it from the snapshot. */
-    if (f->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_OPENS || f->header_fingerprint.len != 32 ||
+    if (f->header_fingerprint.len != 32 ||
         memcmp(f->header_fingerprint.data, fingerprint.data, 32) != 0)
         return 0;
+    r = note_attempt(p, e, f->verdict, "header verdict carried over, sectors decrypted anew");
+    if (r < 0 || f->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+        return r;
     if (!f->protector_id[0] && (r = message_text(&f->protector_id, carry.protector_id)) < 0)
         return r;
-    r = note_attempt(p, e, f->verdict, "header verdict carried over, sectors decrypted anew");
-    if (r == 0)
-        r = take(p, e, f, carry.proof_id);
+    r = take(p, e, f, carry.proof_id);
     return r < 0 ? r : 1;
 }
 
