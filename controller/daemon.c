@@ -37,7 +37,7 @@ struct daemon {
     int port;
     bool stopping, ticking;
     pthread_t ticker;
-    bool keeper_was_away;
+    atomic_bool keeper_was_away;
 };
 
 /* ---- the keeper ---- */
@@ -112,9 +112,9 @@ static void refresh_identities(void *self)
     struct sp_why why = {0};
     bool changed = false;
     int r = identities_refresh(d->api.identities, &changed, &why);
-    if (r < 0 && !d->keeper_was_away)
+    /* Once for each absence, not every two seconds. */
+    if (!atomic_exchange(&d->keeper_was_away, r < 0) && r < 0)
         sp_log_error("identities not refreshed", r, &why, NULL);
-    d->keeper_was_away = r < 0;
     if (!changed)
         return;
     pthread_mutex_lock(&d->lock);
@@ -237,8 +237,10 @@ static void *tick(void *arg)
     struct daemon *d = arg;
     for (uint64_t n = 1; wait_tick(d); n++) {
         refresh_identities(d);
-        if (n % TIDY_EVERY_TICKS == 0)
+        if (n % TIDY_EVERY_TICKS == 0) {
             engine_tidy(d->api.engine);
+            engine_retry(d->api.engine);
+        }
         if (n % RENEW_EVERY_TICKS == 0)
             renew(d);
     }

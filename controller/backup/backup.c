@@ -209,7 +209,10 @@ void backup_work(void *arg)
     if (r == 0)
         r = prove_and_seal(&run);
     bool later = r < 0 && run.cp && goes_on_later(&run, r);
-    if (r < 0 && run.cp && !later)
+    if (r < 0 && run.stored)
+        /* The next start finds the manifest in the vault and believes it. */
+        warn("point is sealed, the catalog does not know yet", r, &run.why, &run);
+    else if (r < 0 && run.cp && !later)
         fail(&run, r);
     if (!later)
         job_end(job, run.cp ? run.cp->point : NULL);

@@ -66,6 +66,7 @@ void engine_free(struct engine *e)
         vault_close(v->vault);
         free(v);
     }
+    retry_forget(e);
     free(e->sealing_key);
     free((char *)(uintptr_t)e->options.trust_path);
     pthread_mutex_destroy(&e->tidy_lock);

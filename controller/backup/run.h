@@ -9,6 +9,7 @@
  *   seal.c      verdict, keystore copy, signature, manifest into the vault
  *   verify.c    evidence again, over a stored point
  *   recover.c   after a start
+ *   retry.c     again, for what nobody could answer
  *   vaults.c    open vaults, their keys, adopting and checking
  *   keeper_calls.c  the questions to the keeper */
 #ifndef SEALPOINT_BACKUP_RUN_H
@@ -31,6 +32,8 @@ struct open_vault {
     struct vault *vault;
 };
 
+struct attempt;
+
 struct job {
     struct job *next;
     struct engine *engine;
@@ -52,6 +55,7 @@ struct engine {
     uint8_t *sealing_key;
     size_t sealing_key_size;
     atomic_bool stopping;
+    struct attempt *attempts; /* tidy_lock; of retry.c */
 };
 
 struct run {
@@ -72,6 +76,7 @@ struct run {
     bool agent_there;
     struct match match;
     bool matched;
+    bool stored;       /* the manifest is durable: whatever fails now, the point is there */
     Sp__Reason reason; /* of the failure, when one ended the run */
     struct sp_why why;
 };
@@ -122,6 +127,13 @@ int seal_unpin(struct engine *, const Sp__Manifest *);
 
 /* ---- verify.c ---- */
 void verify_work(void *job);
+
+/* ---- vaults.c ---- */
+/* Takes points of the vault that the catalog does not know into it. */
+int vaults_adopt(struct engine *, struct vault *, const char *vault_id, const char *name);
+
+/* ---- retry.c ---- */
+void retry_forget(struct engine *);
 
 /* ---- keeper_calls.c ---- */
 /* One question, asked again while the keeper is away and may come back (it restarts within

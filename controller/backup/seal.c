@@ -175,8 +175,12 @@ static int settle(struct engine *e, struct catalog_point *cp, struct vault *vaul
         r = 0;
     if (r == 0)
         r = read_manifest(e, cp, sealed, m);
-    if (r == 0)
-        r = catalog_point_save(e->options.catalog, cp, false, "sealed");
+    /* From here on the manifest in the vault says it all. */
+    if (r == 0) {
+        message_free(cp->draft);
+        cp->draft = message_new(&sp__manifest__descriptor);
+        r = cp->draft ? catalog_point_save(e->options.catalog, cp, true, "sealed") : -ENOMEM;
+    }
     if (r < 0)
         return r;
     engine_publish_point(e, cp->point);
@@ -226,5 +230,6 @@ int seal_point(struct run *run, Sp__Manifest *m, bool reproof)
         r = store(run, sealed);
     if (r < 0)
         return r;
+    run->stored = true;
     return settle(run->engine, run->cp, run->vault, sealed, m);
 }

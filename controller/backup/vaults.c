@@ -182,12 +182,8 @@ static int ensure_machine(struct engine *e, const Sp__Manifest *m)
 static int adopt_point(struct adopt *a, const Sp__Signed *sealed, const Sp__Manifest *m)
 {
     struct engine *e = a->engine;
-    struct catalog_point *known CATALOG_POINT = NULL;
-    int r = catalog_point_get(e->options.catalog, m->point_id, &known);
-    if (r != -ENOENT)
-        return r;
     struct catalog_point *cp CATALOG_POINT = catalog_point_new();
-    r = cp ? ensure_machine(e, m) : -ENOMEM;
+    int r = cp ? ensure_machine(e, m) : -ENOMEM;
     if (r == 0)
         r = message_set(&cp->point->point_id, m->point_id);
     if (r == 0)
@@ -221,14 +217,28 @@ static int adopt_each(void *arg, const char *machine_id, const char *point_id)
     struct adopt *a = arg;
     struct sp_bytes none = {0};
     struct sp_why why = {0};
+    struct catalog_point *known CATALOG_POINT = NULL;
     Sp__Signed *sealed SP_CLEANUP(signed_message) = NULL;
     Sp__Manifest *m SP_CLEANUP(manifest) = NULL;
-    int r = vault_get_manifest(a->vault, machine_id, point_id, none, &sealed, &m, &why);
+    int r = catalog_point_get(a->engine->options.catalog, point_id, &known);
+    if (r != -ENOENT)
+        return r;
+    r = vault_get_manifest(a->vault, machine_id, point_id, none, &sealed, &m, &why);
     if (r == 0)
         r = adopt_point(a, sealed, m);
     if (r < 0)
         sp_log_error("point of the vault not taken over", r, &why, "point", point_id, NULL);
     return r == -ENOMEM || r == -ENOSPC ? r : 0;
+}
+
+int vaults_adopt(struct engine *e, struct vault *vault, const char *vault_id, const char *name)
+{
+    struct adopt a = {e, vault, vault_id, 0};
+    int r = vault_list_manifests(vault, adopt_each, &a);
+    if (a.count > 0)
+        sp_log(SP_LOG_INFO, "points of the vault taken over", "vault", name, "points",
+               SP_LOG_NUMBER(a.count), NULL);
+    return r;
 }
 
 /* An empty or missing directory becomes a vault, one that is a vault is opened as it is. */
@@ -271,11 +281,7 @@ int engine_add_vault(struct engine *e, const char *name, const Sp__VaultConfig *
     if (r == -EEXIST)
         sp_why_set(why, r, "the vault in this place was added before");
     if (r == 0) {
-        struct adopt a = {e, vault, entry->vault_id, 0};
-        r = vault_list_manifests(vault, adopt_each, &a);
-        if (a.count > 0)
-            sp_log(SP_LOG_INFO, "points of the vault taken over", "vault", name, "points",
-                   SP_LOG_NUMBER(a.count), NULL);
+        r = vaults_adopt(e, vault, entry->vault_id, name);
         (void)vault_space(vault, &entry->used_bytes, &entry->free_bytes);
     }
     vault_close(vault);

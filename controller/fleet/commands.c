@@ -67,6 +67,25 @@ static bool done(const struct pending *p)
     return p->error || p->answer || p->header_done;
 }
 
+/* A process that has just started does not know what the one before it was asked: to it a command
+ * that is sent again would be a new one. */
+static bool same_process(const struct pending *p, const struct session *s)
+{
+    return p->sent_fence == 0 ||
+           (p->epoch_size == s->epoch_size && memcmp(p->epoch, s->epoch, s->epoch_size) == 0);
+}
+
+static void send_to(struct pending *p, struct session *s, Sp__Command *command)
+{
+    if (p->header)
+        p->header->size = 0;
+    if (send_on(s, command) < 0)
+        return;
+    p->sent_fence = s->fence;
+    p->epoch_size = s->epoch_size;
+    memcpy(p->epoch, s->epoch, s->epoch_size);
+}
+
 /* Sends, waits, and sends again on a session that took the place of the one it was sent on. */
 static int await(struct fleet *f, struct agent *a, struct pending *p, Sp__Command *command,
                  uint64_t until, const atomic_bool *cancel)
@@ -79,10 +98,9 @@ static int await(struct fleet *f, struct agent *a, struct pending *p, Sp__Comman
         if (fleet_now_ms() >= until)
             return a->current ? -ETIMEDOUT : -ENOTCONN;
         if (a->current && p->sent_fence != a->current->fence) {
-            if (p->header)
-                p->header->size = 0;
-            if (send_on(a->current, command) == 0)
-                p->sent_fence = a->current->fence;
+            if (!same_process(p, a->current))
+                return -ECONNRESET;
+            send_to(p, a->current, command);
         }
         wait_change(f, until);
     }
@@ -96,6 +114,8 @@ static int explain(int error, const struct pending *p, struct sp_why *why)
         return sp_why_set(why, error, "the agent is not connected");
     case ETIMEDOUT:
         return sp_why_set(why, error, "the agent did not answer in time");
+    case ECONNRESET:
+        return sp_why_set(why, error, "the agent was started anew before it answered");
     case EKEYREJECTED:
         return sp_why_set(why, error, "the machine's identity is in quarantine (IDENTITY_CLONED)");
     case ECANCELED:

@@ -62,8 +62,9 @@ enum fleet_presence fleet_wait(struct fleet *, const char *machine_id, unsigned 
                                const atomic_bool *cancel);
 bool fleet_can(struct fleet *, const char *machine_id, const char *capability);
 /* Sends a command and waits for its answer. operation_id is the caller's; the fence is filled in.
- * When the link breaks and comes back in time the command is sent again: agents know it by its id.
- * 0 with *ret (to free), -ENOTCONN, -ETIMEDOUT, -ECANCELED, -EKEYREJECTED (quarantined). */
+ * When the link breaks and the same process of the agent comes back in time, the command is sent
+ * again: it knows it by its id. 0 with *ret (to free), -ENOTCONN, -ECONNRESET (the agent was
+ * started anew), -ETIMEDOUT, -ECANCELED, -EKEYREJECTED (quarantined). */
 int fleet_command(struct fleet *, const char *machine_id, Sp__Command *, unsigned timeout_ms,
                   const atomic_bool *cancel, Sp__Answer **ret, struct sp_why *why);
 /* The detached header of a volume, in parts; at most 32 MiB. */

@@ -29,6 +29,8 @@ struct session {
 struct pending {
     struct pending *next;
     const char *operation_id;
+    uint8_t epoch[FLEET_EPOCH_MAX]; /* of the agent's process that it was sent to */
+    size_t epoch_size;
     uint64_t sent_fence; /* of the session it was sent on; 0: not yet */
     Sp__Answer *answer;
     struct sp_buffer *header; /* of SendHeader; else NULL */

@@ -461,6 +461,32 @@ static void a_locked_keeper_leaves_an_unsigned_point(void **state)
     message_free(job);
 }
 
+static void what_nobody_could_answer_is_asked_again(void **state)
+{
+    struct scene *s = *state;
+    a_luks_volume();
+    fake_keeper.verdict = SP__PROOF_VERDICT__PROOF_VERDICT_UNREACHABLE;
+    Sp__Job *job = back_up(s);
+    assert_int_equal(job->state, STATE(UNPROVEN));
+    fake_keeper.verdict = SP__PROOF_VERDICT__PROOF_VERDICT_OPENS;
+    fake_keeper.away = true;
+    engine_retry(s->engine);
+    assert_int_equal(engine_running(s->engine), 0);
+    fake_keeper.away = false;
+    engine_retry(s->engine);
+    Sp__Job *again = wait_end(s);
+    assert_string_equal(again->kind, "verify");
+    assert_string_equal(again->point_id, job->point_id);
+    assert_int_equal(again->state, STATE(VALID));
+    message_free(again);
+    message_free(job);
+    /* An answer, however bad, is not asked for again. */
+    fake_keeper.verdict = SP__PROOF_VERDICT__PROOF_VERDICT_NO_RECORD;
+    message_free(back_up(s));
+    engine_retry(s->engine);
+    assert_int_equal(engine_running(s->engine), 0);
+}
+
 /* ---- cancel ---- */
 
 static int take_id(void *arg, Sp__Job *job)
@@ -686,6 +712,7 @@ int main(void)
         T(a_refused_freeze_is_no_end),
         T(failures_leave_nothing_behind),
         T(a_locked_keeper_leaves_an_unsigned_point),
+        T(what_nobody_could_answer_is_asked_again),
         T(cancel_works_at_each_step),
         T(kills_at_each_state_are_recovered),
         T(a_snapshot_that_cannot_be_released_is_tried_again),
