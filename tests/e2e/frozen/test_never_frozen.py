@@ -16,8 +16,10 @@ HELD = r"""
 list=/run/sealpoint-agent/frozen
 state() { od -An -tu4 -j16 -N4 $list 2>/dev/null | tr -d ' '; }
 now() { cut -d' ' -f1 /proc/uptime; }
+operation() { dd if=$list bs=1 skip=28 count=64 2>/dev/null | tr -d '\0'; }
 end=$(($(date +%s) + 60))
-while [ "$(state)" != 2 ]; do
+before=$(operation)  # a freezer that was killed leaves its list as it was
+while [ "$(state)" != 2 ] || [ "$(operation)" = "$before" ]; do
     [ $(date +%s) -lt $end ] || { echo never; exit 0; }
     usleep 2000
 done
@@ -58,7 +60,7 @@ def check_thawed(lines, within_s, what):
 
 def blow_in_the_guest(lab, g, what):
     for _ in range(10):
-        ticket = g.begin(HELD + "now\n" + BLOWS[what] + "\n" + PROBE)
+        ticket = g.begin(HELD + BLOWS[what] + "\nnow\n" + PROBE)
         job_id = backup(lab)
         lines = g.finish(ticket, timeout=180).out.split("\n")
         job = ended(lab, job_id)
