@@ -214,10 +214,11 @@ static int start(struct agent *a, struct sp_why *why)
 
 static void finish(struct agent *a)
 {
-    changes_free(a->changes);
+    changes_stop(a->changes); /* it gives work to the worker, which looks at it in turn */
     if (a->quiesce)
         quiesce_abort(a->quiesce, false); /* or the worker might wait out a lease */
     worker_free(a->worker);
+    changes_free(a->changes);
     quiesce_free(a->quiesce);
     a->quiesce = NULL;
     session_free(a->session);

@@ -121,16 +121,22 @@ int changes_new(const struct changes_options *options, struct changes **ret)
     return 0;
 }
 
+void changes_stop(struct changes *c)
+{
+    if (!c || !c->started)
+        return;
+    uint64_t one = 1;
+    ssize_t written = write(c->stop, &one, sizeof(one));
+    (void)written;
+    pthread_join(c->thread, NULL);
+    c->started = false;
+}
+
 void changes_free(struct changes *c)
 {
     if (!c)
         return;
-    if (c->started) {
-        uint64_t one = 1;
-        ssize_t written = write(c->stop, &one, sizeof(one));
-        (void)written;
-        pthread_join(c->thread, NULL);
-    }
+    changes_stop(c);
     if (c->monitor)
         udev_monitor_unref(c->monitor);
     if (c->udev)

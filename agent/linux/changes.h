@@ -20,6 +20,8 @@ struct changes_options {
 int changes_new(const struct changes_options *options, struct changes **ret);
 /* The devices whose nodes are to be watched. Any thread. */
 void changes_watch(struct changes *c, const Sp__Inventory *inventory);
+/* Ends the thread: nothing is called any more; changes_watch() still may be. NULL is fine. */
+void changes_stop(struct changes *c);
 void changes_free(struct changes *c);
 
 #endif
