@@ -27,7 +27,6 @@ enum {
 struct daemon {
     const struct controller_config *config;
     int lock_fd;
-    char *trust_path; /* the engine keeps it */
     struct catalog *catalog;
     struct keeper_client *keeper;
     struct api api;
@@ -317,7 +316,7 @@ static int start_fleet(struct daemon *d, struct sp_why *why)
     return fleet_new(&options, &d->api.fleet, why);
 }
 
-static int start_engine(struct daemon *d, struct sp_why *why)
+static int start_engine(struct daemon *d, const char *trust, struct sp_why *why)
 {
     struct engine_options options = {.catalog = d->catalog,
                                      .keeper = &engine_keeper,
@@ -326,7 +325,7 @@ static int start_engine(struct daemon *d, struct sp_why *why)
                                      .agents_self = d,
                                      .events = &engine_events,
                                      .events_self = d,
-                                     .trust_path = d->trust_path,
+                                     .trust_path = trust,
                                      .fleece_directory = d->config->fleece,
                                      .parallel = (unsigned)d->config->jobs,
                                      .agent_wait_ms = (unsigned)d->config->agent_wait_ms};
@@ -371,8 +370,8 @@ static int start(struct daemon *d, struct sp_why *why)
     const char *state = d->config->state;
     char *certificate SP_FREE = sp_format("%s/controller.pem", state);
     char *key SP_FREE = sp_format("%s/controller.key", state);
-    d->trust_path = sp_format("%s/trust.pem", state);
-    if (!certificate || !key || !d->trust_path)
+    char *trust SP_FREE = sp_format("%s/trust.pem", state);
+    if (!certificate || !key || !trust)
         return -ENOMEM;
     int r = prepare_state(d, why);
     if (r == 0 && access(certificate, F_OK) < 0)
@@ -384,9 +383,9 @@ static int start(struct daemon *d, struct sp_why *why)
         r = start_fleet(d, why);
     }
     if (r == 0)
-        r = start_engine(d, why);
+        r = start_engine(d, trust, why);
     if (r == 0)
-        r = start_server(d, certificate, key, d->trust_path, why);
+        r = start_server(d, certificate, key, trust, why);
     if (r == 0) {
         r = -pthread_create(&d->ticker, NULL, tick, d);
         d->ticking = r == 0;
@@ -459,7 +458,6 @@ void daemon_stop(struct daemon *d)
     catalog_close(d->catalog);
     if (d->lock_fd >= 0)
         close(d->lock_fd);
-    free(d->trust_path);
     rpc_teardown();
     pthread_cond_destroy(&d->wake);
     pthread_mutex_destroy(&d->lock);

@@ -12,6 +12,13 @@ uint64_t engine_now_ms(void)
     return sp_clock_system.wall_ms(sp_clock_system.self);
 }
 
+static int keep_text(const char *text, char **own, const char **option)
+{
+    *own = text ? strdup(text) : NULL;
+    *option = *own;
+    return text && !*own ? -ENOMEM : 0;
+}
+
 int engine_new(const struct engine_options *options, struct engine **ret)
 {
     struct engine *e = calloc(1, sizeof(*e));
@@ -26,13 +33,13 @@ int engine_new(const struct engine_options *options, struct engine **ret)
         e->options.keeper_wait_ms = 30000;
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->tidy_lock, NULL);
-    /* The caller's text need not live as long as the engine. */
-    e->options.trust_path = NULL;
-    if (options->trust_path && !(e->options.trust_path = strdup(options->trust_path))) {
-        engine_free(e);
-        return -ENOMEM;
-    }
-    int r = pool_new("job", options->parallel ? options->parallel : 2, QUEUE_MAX, &e->pool);
+    /* The caller's texts need not live as long as the engine. */
+    int r = keep_text(options->trust_path, &e->trust_path, &e->options.trust_path);
+    if (r == 0)
+        r = keep_text(options->fleece_directory, &e->fleece_directory,
+                      &e->options.fleece_directory);
+    if (r == 0)
+        r = pool_new("job", options->parallel ? options->parallel : 2, QUEUE_MAX, &e->pool);
     if (r < 0) {
         engine_free(e);
         return r;
@@ -68,7 +75,8 @@ void engine_free(struct engine *e)
     }
     retry_forget(e);
     free(e->sealing_key);
-    free((char *)(uintptr_t)e->options.trust_path);
+    free(e->trust_path);
+    free(e->fleece_directory);
     pthread_mutex_destroy(&e->tidy_lock);
     pthread_mutex_destroy(&e->lock);
     free(e);

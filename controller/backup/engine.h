@@ -91,7 +91,7 @@ void engine_free(struct engine *);
 /* ---- jobs ---- */
 /* *ret to free with message_free(). -ENOENT no such machine, -EBUSY a job runs for it, -EINVAL no
  * source or vault is set, -EAGAIN too many jobs wait. */
-int engine_start_backup(struct engine *, const char *machine, bool allow_no_agent, Sp__Job **ret,
+int engine_start_backup(struct engine *, const char *name, bool allow_no_agent, Sp__Job **ret,
                         struct sp_why *why);
 int engine_start_verify(struct engine *, const char *point, Sp__Job **ret, struct sp_why *why);
 int engine_cancel(struct engine *, const char *job_id, Sp__Job **ret, struct sp_why *why);
@@ -104,7 +104,7 @@ int engine_add_vault(struct engine *, const char *name, const Sp__VaultConfig *,
                      struct sp_why *why);
 /* The vault by id or name, open; stays the engine's. Without `key` only its structure can be read.
  */
-int engine_vault(struct engine *, const char *vault, bool key, struct vault **ret,
+int engine_vault(struct engine *, const char *name, bool key, struct vault **ret,
                  struct sp_why *why);
 /* A point's newest manifest; with *ret_sealed false it carries no good seal of the keeper. */
 int engine_manifest(struct engine *, const char *point, Sp__Signed **ret,
@@ -118,7 +118,7 @@ Sp__ProofStatement *engine_statement(struct engine *, const Sp__Signed *, const 
  */
 bool engine_manifest_holds(struct engine *, const Sp__Manifest *, bool sealed);
 /* Compares catalog, keystore and vault; *each* gets progress and problems. */
-int engine_check_vault(struct engine *, const char *vault, bool read_data,
+int engine_check_vault(struct engine *, const char *name, bool read_data,
                        int (*each)(void *arg, const Sp__CheckProgress *), void *arg,
                        struct sp_why *why);
 /* The keeper's sealing key, DER SubjectPublicKeyInfo, as the CA vouches for it; valid until

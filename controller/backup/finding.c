@@ -4,8 +4,9 @@
 #include <stdarg.h>
 #include <string.h>
 
-static int fill(Sp__Finding *f, Sp__Reason reason, const struct finding_about *about,
-                const char *format, va_list args)
+__attribute__((format(printf, 4, 0))) static int fill(Sp__Finding *f, Sp__Reason reason,
+                                                      const struct finding_about *about,
+                                                      const char *format, va_list args)
 {
     char *text = NULL;
     f->reason = reason;

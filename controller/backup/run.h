@@ -47,7 +47,8 @@ struct job {
 
 struct engine {
     struct engine_options options;
-    pthread_mutex_t lock; /* jobs, vaults, sealing_key */
+    char *trust_path, *fleece_directory; /* of the options */
+    pthread_mutex_t lock;                /* jobs, vaults, sealing_key */
     struct job *jobs;
     struct open_vault *vaults;
     struct pool *pool;
@@ -95,7 +96,7 @@ void engine_publish_point(struct engine *, const Sp__Point *);
 uint64_t engine_now_ms(void);
 
 /* ---- backup.c ---- */
-void backup_work(void *job);
+void backup_work(void *arg);
 void run_close(struct run *);
 /* Enters a state: durable, then told. */
 int run_enter(struct run *, Sp__PointState, const char *step, bool draft);
@@ -126,7 +127,7 @@ int seal_adopt(struct engine *, struct catalog_point *, const Sp__Signed *, cons
 int seal_unpin(struct engine *, const Sp__Manifest *);
 
 /* ---- verify.c ---- */
-void verify_work(void *job);
+void verify_work(void *arg);
 
 /* ---- vaults.c ---- */
 /* Takes points of the vault that the catalog does not know into it. */
