@@ -15,7 +15,7 @@ must_lack() { [ ! -e "$root$1" ] || fail "$1 is still there"; }
 cmake --build "$release" >/dev/null
 (cd "$release" && cpack -B "$work/debs" >/dev/null)
 ls "$work"/debs/*.deb | sed 's|.*/|made |'
-[ "$(find "$work/debs" -name '*.deb' | wc -l)" -eq 3 ] || fail "three packages were expected"
+[ "$(find "$work/debs" -maxdepth 1 -name '*.deb' | wc -l)" -eq 3 ] || fail "three packages were expected"
 
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
