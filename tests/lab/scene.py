@@ -45,6 +45,24 @@ class Scene:
     def disks():
         return [Disk(n, serial=f"disk-{n}", size=SIZES[n]) for n in NAMES]
 
+    def bring_up(self, lab, name="web1"):
+        """A running guest with its five disks open and mounted, its agent enrolled and connected, its volumes
+        known, and the vault "main" to back it up into. No key is in escrow yet."""
+        g = lab.guest(name, disks=self.disks())
+        g.start()
+        self.put_keys(g)
+        self.format(g)
+        g.run("lvm vgchange -q -ay vg0")
+        self.mount(g)
+        self.fill(g)
+        lab.enrol(g)
+        lab.agent_start(g)
+        lab.wait_for("the agent to connect", lambda: lab.machine(name)["agent"]["connected"])
+        lab.wait_for("the inventory", lambda: len(self.volume_ids(lab.machine(name))) == len(SECRETS))
+        lab.cli("vault", "add", "main", "--dir", lab.vault)
+        lab.cli("machine", "set-source", name, "--qmp", g.qmp_source, "--vault", "main")
+        return g
+
     # ── In the guest ──
 
     def put_keys(self, g, folder="/run/keys"):

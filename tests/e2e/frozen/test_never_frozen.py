@@ -96,17 +96,7 @@ def main():
     with Lab() as lab:
         lab.up()
         scene = Scene(lab.path / "keys")
-        g = lab.guest("web1", disks=scene.disks())
-        g.start()
-        scene.put_keys(g)
-        scene.format(g)
-        g.run("lvm vgchange -q -ay vg0")
-        scene.mount(g)
-        lab.enrol(g)
-        lab.agent_start(g)
-        lab.wait_for("the inventory", lambda: len(scene.volume_ids(lab.machine("web1"))) == 4)
-        lab.cli("vault", "add", "main", "--dir", lab.vault)
-        lab.cli("machine", "set-source", "web1", "--qmp", g.qmp_source, "--vault", "main")
+        g = scene.bring_up(lab)
         scene.import_keys(lab, "web1")
         for number in range(ROUNDS):
             for what in BLOWS:
