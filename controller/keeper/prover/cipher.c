@@ -6,11 +6,12 @@
 #include <openssl/evp.h>
 #include <string.h>
 
-enum iv_kind { IV_PLAIN, IV_PLAIN64, IV_ESSIV };
+enum iv_kind { IV_PLAIN, IV_PLAIN64, IV_ESSIV, IV_BYTES };
 
 /* A cipher name taken apart. */
 struct spec {
     bool xts;
+    bool elephant; /* a diffuser behind CBC; the key's second half is its own */
     enum iv_kind iv;
     char essiv_hash[16];
 };
@@ -20,7 +21,9 @@ struct sector_cipher {
     uint32_t sector_bytes;
     uint64_t iv_offset;
     unsigned iv_shift;
-    EVP_CIPHER_CTX *data, *essiv;
+    EVP_CIPHER_CTX *data;
+    EVP_CIPHER_CTX *iv;    /* ECB, for the IVs that are encrypted: ESSIV, eboiv */
+    EVP_CIPHER_CTX *tweak; /* ECB, for the sector keys of the diffuser */
 };
 
 /* The IV's word behind "aes-<mode>-". */
@@ -28,6 +31,11 @@ static bool parse_iv(const char *text, struct spec *ret)
 {
     static const char essiv[] = "essiv:";
     const size_t prefix = sizeof(essiv) - 1;
+    if (strcmp(text, "eboiv") == 0 || strcmp(text, "elephant") == 0) {
+        ret->iv = IV_BYTES;
+        ret->elephant = text[1] == 'l';
+        return !ret->xts;
+    }
     if (strcmp(text, "plain") == 0) {
         ret->iv = IV_PLAIN;
     } else if (strcmp(text, "plain64") == 0) {
@@ -71,6 +79,17 @@ static const EVP_CIPHER *essiv_cipher(int hash_bytes)
                               : NULL;
 }
 
+static const EVP_CIPHER *ecb_cipher(size_t key_bytes)
+{
+    return essiv_cipher((int)key_bytes);
+}
+
+/* What of the key encrypts data. */
+static size_t data_key_bytes(const struct spec *s, size_t key_bytes)
+{
+    return s->elephant ? key_bytes / 2 : key_bytes;
+}
+
 static bool sector_size_fits(uint32_t bytes)
 {
     return bytes >= 512 && bytes <= 4096 && (bytes & (bytes - 1)) == 0;
@@ -89,7 +108,7 @@ int sector_cipher_check(const struct cipher_parameters *p, size_t key_bytes, str
     struct spec s;
     if (!parse(p->name, &s))
         return sp_why_set(why, -ENOTSUP, "the cipher %s cannot be computed here", p->name);
-    if (!data_cipher(s.xts, key_bytes))
+    if (!data_cipher(s.xts, data_key_bytes(&s, key_bytes)) || (s.elephant && key_bytes % 2))
         return sp_why_set(why, -ENOTSUP, "%s with a key of %zu bits cannot be computed here",
                           p->name, key_bytes * 8);
     if (s.iv == IV_ESSIV && !essiv_cipher(essiv_size(&s)))
@@ -105,30 +124,51 @@ static int start_essiv(struct sector_cipher *c, const struct sp_secret *key)
     int size = essiv_size(&c->spec);
     SP_SECRET struct sp_secret *hash = sp_secret_new(EVP_MAX_MD_SIZE);
     EVP_MD *md = EVP_MD_fetch(NULL, c->spec.essiv_hash, NULL);
-    c->essiv = EVP_CIPHER_CTX_new();
+    c->iv = EVP_CIPHER_CTX_new();
     int r = -ENOMEM;
-    if (hash && md && c->essiv) {
-        int ok =
-            EVP_Digest(sp_secret_data(key), sp_secret_size(key), sp_secret_data(hash), NULL, md,
-                       NULL) &&
-            EVP_EncryptInit_ex2(c->essiv, essiv_cipher(size), sp_secret_data(hash), NULL, NULL) &&
-            EVP_CIPHER_CTX_set_padding(c->essiv, 0);
+    if (hash && md && c->iv) {
+        int ok = EVP_Digest(sp_secret_data(key), sp_secret_size(key), sp_secret_data(hash), NULL,
+                            md, NULL) &&
+                 EVP_EncryptInit_ex2(c->iv, essiv_cipher(size), sp_secret_data(hash), NULL, NULL) &&
+                 EVP_CIPHER_CTX_set_padding(c->iv, 0);
         r = ok ? 0 : -EIO;
     }
     EVP_MD_free(md);
     return r;
 }
 
+static int start_ecb(EVP_CIPHER_CTX **ret, const uint8_t *key, size_t size)
+{
+    *ret = EVP_CIPHER_CTX_new();
+    if (!*ret)
+        return -ENOMEM;
+    return EVP_EncryptInit_ex2(*ret, ecb_cipher(size), key, NULL, NULL) &&
+                   EVP_CIPHER_CTX_set_padding(*ret, 0)
+               ? 0
+               : -EIO;
+}
+
+static int start_bytes(struct sector_cipher *c, const struct sp_secret *key, size_t size)
+{
+    int r = start_ecb(&c->iv, sp_secret_data(key), size);
+    if (r == 0 && c->spec.elephant)
+        r = start_ecb(&c->tweak, sp_secret_data(key) + size, size);
+    return r;
+}
+
 static int start(struct sector_cipher *c, const struct sp_secret *key)
 {
+    size_t size = data_key_bytes(&c->spec, sp_secret_size(key));
     c->data = EVP_CIPHER_CTX_new();
     if (!c->data)
         return -ENOMEM;
-    if (!EVP_DecryptInit_ex2(c->data, data_cipher(c->spec.xts, sp_secret_size(key)),
-                             sp_secret_data(key), NULL, NULL) ||
+    if (!EVP_DecryptInit_ex2(c->data, data_cipher(c->spec.xts, size), sp_secret_data(key), NULL,
+                             NULL) ||
         !EVP_CIPHER_CTX_set_padding(c->data, 0))
         return -EIO;
-    return c->spec.iv == IV_ESSIV ? start_essiv(c, key) : 0;
+    return c->spec.iv == IV_ESSIV   ? start_essiv(c, key)
+           : c->spec.iv == IV_BYTES ? start_bytes(c, key, size)
+                                    : 0;
 }
 
 int sector_cipher_new(const struct cipher_parameters *p, const struct sp_secret *key,
@@ -158,25 +198,73 @@ void sector_cipher_free(struct sector_cipher *c)
     if (!c)
         return;
     EVP_CIPHER_CTX_free(c->data); /* wipes */
-    EVP_CIPHER_CTX_free(c->essiv);
+    EVP_CIPHER_CTX_free(c->iv);
+    EVP_CIPHER_CTX_free(c->tweak);
     free(c);
+}
+
+static int encrypt_block(EVP_CIPHER_CTX *ecb, const uint8_t in[16], uint8_t out[16])
+{
+    int size = 0;
+    return EVP_EncryptUpdate(ecb, out, &size, in, 16) && size == 16 ? 0 : -EIO;
 }
 
 static int make_iv(struct sector_cipher *c, uint64_t sector, uint8_t iv[16])
 {
     uint64_t number = (sector + c->iv_offset) >> c->iv_shift;
+    uint8_t block[16] = {0};
     memset(iv, 0, 16);
     if (c->spec.iv == IV_PLAIN)
         sp_put_le32(iv, (uint32_t)number);
-    else
+    else if (c->spec.iv == IV_PLAIN64)
         sp_put_le64(iv, number);
-    if (c->spec.iv != IV_ESSIV)
-        return 0;
-    uint8_t block[16];
-    int size = 0;
-    if (!EVP_EncryptUpdate(c->essiv, block, &size, iv, 16) || size != 16)
-        return -EIO;
-    memcpy(iv, block, 16);
+    else if (c->spec.iv == IV_ESSIV)
+        sp_put_le64(block, number);
+    else
+        sp_put_le64(block, (sector + c->iv_offset) * 512);
+    return c->spec.iv == IV_ESSIV || c->spec.iv == IV_BYTES ? encrypt_block(c->iv, block, iv) : 0;
+}
+
+/* ---- the Elephant diffuser: N. Ferguson, "AES-CBC + Elephant diffuser", Microsoft 2006 ---- */
+
+enum { WORDS_MOST = 4096 / 4 };
+
+static uint32_t rotate(uint32_t v, unsigned by)
+{
+    return by ? v << by | v >> (32 - by) : v;
+}
+
+/* Its two halves undone; the paper's words, forwards in place. */
+static void undo_diffusers(uint32_t *d, size_t n)
+{
+    static const unsigned a[4] = {9, 0, 13, 0}, b[4] = {0, 10, 0, 25};
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < n; i++)
+            d[i] += d[(i + 2) % n] ^ rotate(d[(i + 5) % n], b[i % 4]);
+    }
+    for (int round = 0; round < 5; round++) {
+        for (size_t i = 0; i < n; i++)
+            d[i] += d[(i + n - 2) % n] ^ rotate(d[(i + n - 5) % n], a[i % 4]);
+    }
+}
+
+static int undo_elephant(struct sector_cipher *c, uint64_t sector, uint8_t *data)
+{
+    uint8_t block[16] = {0}, key[32];
+    uint32_t words[WORDS_MOST];
+    size_t n = c->sector_bytes / 4;
+    sp_put_le64(block, (sector + c->iv_offset) * 512);
+    int r = encrypt_block(c->tweak, block, key);
+    block[15] = 0x80;
+    if (r == 0)
+        r = encrypt_block(c->tweak, block, key + 16);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        words[i] = sp_le32(data + 4 * i);
+    undo_diffusers(words, n);
+    for (size_t i = 0; i < n; i++)
+        sp_put_le32(data + 4 * i, words[i] ^ sp_le32(key + 4 * i % 32));
     return 0;
 }
 
@@ -193,6 +281,8 @@ int sector_cipher_decrypt(struct sector_cipher *c, uint64_t sector, uint8_t *dat
             !EVP_DecryptUpdate(c->data, data, &n, data, (int)c->sector_bytes) ||
             n != (int)c->sector_bytes)
             return -EIO;
+        if (c->spec.elephant && (r = undo_elephant(c, sector, data)) < 0)
+            return r;
         sector += c->sector_bytes / 512;
     }
     return 0;

@@ -9,6 +9,8 @@
  *   plain    its low 32 bits, little endian, zeros behind
  *   plain64  all 64 bits
  *   essiv    AES-ECB(key = hash(volume key), plain64's block)
+ *   eboiv    AES-ECB(key = volume key, the sector's place in bytes): BitLocker's CBC
+ *   elephant eboiv, and BitLocker's diffuser behind it; the key is AES key and diffuser key
  *
  * One thread for one object. */
 #ifndef SEALPOINT_PROVER_CIPHER_H

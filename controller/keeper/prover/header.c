@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "controller/keeper/prover/cipher.h"
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <libcryptsetup.h>
 #include <limits.h>
 #include <openssl/crypto.h>
@@ -264,9 +265,10 @@ static bool memory_suffices(const struct header *h, int slot, struct sp_why *why
     return false;
 }
 
-/* One slot. The verdict is OPENS, WRONG_KEY, UNCHECKABLE or ERROR. */
-static Sp__ProofVerdict try_slot(struct header *h, int slot, const struct sp_secret *secret,
-                                 struct header_try *t)
+/* One slot. The verdict is OPENS, WRONG_KEY, UNCHECKABLE or ERROR. `other_digest`: the slot's own
+ * digest, which libcryptsetup checks, is the one that counts. */
+static Sp__ProofVerdict try_slot(struct header *h, int slot, bool other_digest,
+                                 const struct sp_secret *secret, struct header_try *t)
 {
     if (!slot_is_checkable(h, slot, &t->why))
         return SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE;
@@ -287,7 +289,7 @@ static Sp__ProofVerdict try_slot(struct header *h, int slot, const struct sp_sec
     int r = crypt_volume_key_get(h->cd, slot, (char *)sp_secret_data(key), &got,
                                  (const char *)sp_secret_data(secret), sp_secret_size(secret));
     /* The slot's digest fits; that the payload's does too is another question. */
-    if (r >= 0)
+    if (r >= 0 && !other_digest)
         r = crypt_volume_key_verify(h->cd, (const char *)sp_secret_data(key), got);
     if (r == -EPERM)
         return SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY;
@@ -302,13 +304,13 @@ static Sp__ProofVerdict try_slot(struct header *h, int slot, const struct sp_sec
 }
 
 /* All of them. What could not be tried outweighs what was wrong: the key may be for that one. */
-static int try_slots(struct header *h, const int *slots, int count, const struct sp_secret *secret,
-                     struct header_try *t)
+static int try_slots(struct header *h, const int *slots, int count, bool other_digest,
+                     const struct sp_secret *secret, struct header_try *t)
 {
     struct sp_why kept = {0};
     Sp__ProofVerdict worst = SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY;
     for (int i = 0; i < count; i++) {
-        Sp__ProofVerdict v = try_slot(h, slots[i], secret, t);
+        Sp__ProofVerdict v = try_slot(h, slots[i], other_digest, secret, t);
         if (v == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
             return set_verdict(t, v);
         if (v == SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY)
@@ -343,11 +345,11 @@ static int try_passphrase(struct header *h, const struct sp_secret *secret,
         return set_verdict(t, SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR);
     }
     if (!protector_id[0])
-        return try_slots(h, slots, count, secret, t);
+        return try_slots(h, slots, count, false, secret, t);
     int slot = slot_of_id(protector_id);
     for (int i = 0; i < count; i++) {
         if (slots[i] == slot)
-            return try_slots(h, &slot, 1, secret, t);
+            return try_slots(h, &slot, 1, false, secret, t);
     }
     sp_why_set(&t->why, 0, "keyslot %s, which the key is for, is not active in this header",
                protector_id);
@@ -390,6 +392,85 @@ int header_try(const struct volume_reader *reader, struct header *h, Sp__SecretT
     r = type == SP__SECRET_TYPE__SECRET_TYPE_VOLUME_KEY
             ? try_volume_key(h, secret, ret)
             : try_passphrase(h, secret, protector_id, ret);
+    crypt_set_log_callback(h->cd, drop_log, NULL);
+    return r;
+}
+
+/* ---- several volume keys ---- */
+
+/* The numbers of a list of texts ("0", "12") as bits. */
+static uint64_t bits_of(struct json_object *digest, const char *list, int most)
+{
+    struct json_object *numbers;
+    uint64_t bits = 0;
+    if (!json_object_object_get_ex(digest, list, &numbers) ||
+        !json_object_is_type(numbers, json_type_array))
+        return 0;
+    for (size_t i = 0; i < json_object_array_length(numbers); i++) {
+        int number = slot_of_id(json_object_get_string(json_object_array_get_idx(numbers, i)));
+        if (number >= 0 && number < most)
+            bits |= UINT64_C(1) << number;
+    }
+    return bits;
+}
+
+static size_t read_digests(struct json_object *root, struct header_digest out[HEADER_DIGESTS])
+{
+    struct json_object *digests;
+    size_t count = 0;
+    if (!json_object_object_get_ex(root, "digests", &digests) ||
+        !json_object_is_type(digests, json_type_object))
+        return 0;
+    json_object_object_foreach(digests, id, digest)
+    {
+        int number = slot_of_id(id);
+        if (number < 0 || count == HEADER_DIGESTS)
+            continue;
+        out[count++] =
+            (struct header_digest){.number = (uint32_t)number,
+                                   .segments = bits_of(digest, "segments", 64),
+                                   .keyslots = (uint32_t)bits_of(digest, "keyslots", MAX_SLOTS)};
+    }
+    return count;
+}
+
+int header_digests(const struct volume_reader *reader, struct header *h,
+                   struct header_digest digests[HEADER_DIGESTS], size_t *ret_count,
+                   struct header_try *ret)
+{
+    *ret = (struct header_try){0};
+    int r = header_load(reader, h, &ret->why);
+    if (r < 0)
+        return end_unloaded(ret, r);
+    const char *text = NULL; /* libcryptsetup's */
+    r = crypt_dump_json(h->cd, &text, 0);
+    if (r < 0)
+        return end_unloaded(ret, -EBADMSG);
+    struct json_object *root = json_tokener_parse(text);
+    if (!root)
+        return -ENOMEM;
+    *ret_count = read_digests(root, digests);
+    json_object_put(root);
+    return 0;
+}
+
+int header_try_digest(struct header *h, const struct header_digest *d,
+                      const struct sp_secret *secret, struct header_try *ret)
+{
+    int slots[MAX_SLOTS], count = 0;
+    *ret = (struct header_try){0};
+    for (int slot = 0; slot < MAX_SLOTS; slot++) {
+        crypt_keyslot_info s =
+            d->keyslots >> slot & 1 ? crypt_keyslot_status(h->cd, slot) : CRYPT_SLOT_INACTIVE;
+        if (s == CRYPT_SLOT_ACTIVE || s == CRYPT_SLOT_ACTIVE_LAST || s == CRYPT_SLOT_UNBOUND)
+            slots[count++] = slot;
+    }
+    if (!count) {
+        sp_why_set(&ret->why, 0, "no keyslot holds the key that part of the data is under");
+        return set_verdict(ret, SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR);
+    }
+    crypt_set_log_callback(h->cd, keep_log, &ret->why);
+    int r = try_slots(h, slots, count, true, secret, ret);
     crypt_set_log_callback(h->cd, drop_log, NULL);
     return r;
 }

@@ -44,6 +44,27 @@ struct header_try {
     struct sp_why why;     /* of every verdict but OPENS */
 };
 
+/* ---- LUKS2 with several volume keys (re-encryption under way) ---- */
+
+enum { HEADER_DIGESTS = 8 };
+
+/* A digest vouches for one volume key: the key that these keyslots hold and that these segments are
+ * under. Bits by number. */
+struct header_digest {
+    uint32_t number;
+    uint64_t segments;
+    uint32_t keyslots;
+};
+
+/* Loads the header and tells its digests. 0, and ret->verdict is not set; or 0 with a verdict (the
+ * header does not load); or negative errno. */
+int header_digests(const struct volume_reader *, struct header *h,
+                   struct header_digest digests[HEADER_DIGESTS], size_t *ret_count,
+                   struct header_try *ret);
+/* Tries the passphrase on the digest's keyslots, also on those that no longer count as active. */
+int header_try_digest(struct header *h, const struct header_digest *, const struct sp_secret *,
+                      struct header_try *ret);
+
 /* Tries a passphrase (or key file, the same to LUKS) on the active slots, or on `protector_id`'s
  * alone, or a volume key on the digest. 0 and *ret, or negative errno when it could not work. */
 int header_try(const struct volume_reader *, struct header *h, Sp__SecretType type,

@@ -23,139 +23,149 @@ static bool is_detached(const struct proof *p)
     return p->ask->header && p->ask->header->bytes.len;
 }
 
-/* ---- is it the header that was meant? ---- */
-
-static int check_found(struct proof *p, const struct header *h, bool *ret_good)
-{
-    const Sp__HeaderFacts *f = h->facts;
-    const Sp__Volume *v = p->ask->volume;
-    char id[200];
-    *ret_good = false;
-    if (f->damaged)
-        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED, "%s",
-                         f->damage[0] ? f->damage : "no good copy of the header is left");
-    if (h->format->kind != v->kind)
-        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED,
-                         "the snapshot holds a header of %s where another kind was",
-                         h->format->name);
-    const Sp__DiskExtent *first = v->extents[0]->on;
-    volume_id_text(h->format->kind, f->uuid, first->disk_id, first->offset_bytes, id, sizeof(id));
-    if (v->volume_id[0] && strcmp(id, v->volume_id) != 0)
-        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED,
-                         "the header is of the volume %s", id);
-    *ret_good = true;
-    return 0;
-}
-
-static int keep_fingerprint(struct proof *p, const Sp__HeaderFacts *f)
-{
-    ProtobufCBinaryData *to = &p->finding->header_fingerprint;
-    if (!f->fingerprint.len)
-        return 0;
-    to->data = malloc(f->fingerprint.len);
-    if (!to->data)
-        return -ENOMEM;
-    memcpy(to->data, f->fingerprint.data, f->fingerprint.len);
-    to->len = f->fingerprint.len;
-    return 0;
-}
-
 /* ---- the payload ---- */
 
-static bool is_backup(const Sp__Segment *s)
+static bool has_flag(const Sp__Segment *s, const char *flag)
 {
     for (size_t i = 0; i < s->n_flags; i++) {
-        if (strncmp(s->flags[i], "backup", 6) == 0)
+        if (strncmp(s->flags[i], flag, strlen(flag)) == 0)
             return true;
     }
     return false;
 }
 
-/* LUKS2's one data segment; NULL when there is none or there are several. */
-static const Sp__Segment *data_segment(const Sp__HeaderFacts *f)
-{
-    const Sp__Segment *found = NULL;
-    for (size_t i = 0; i < f->n_segments; i++) {
-        if (is_backup(f->segments[i]))
-            continue;
-        if (found)
-            return NULL;
-        found = f->segments[i];
-    }
-    return found;
-}
-
-struct place {
-    struct cipher_parameters cipher;
-    uint64_t start_bytes, length_bytes;
+/* Keys by what they are for: one for all, or one for each digest while re-encryption is under way.
+ */
+struct keys {
+    const struct sp_secret *one;
+    struct header_digest digests[HEADER_DIGESTS];
+    struct sp_secret *of[HEADER_DIGESTS]; /* owned */
+    size_t count;
 };
 
-/* How the payload is encrypted; -ENOTSUP with a sentence when it is not all under one key that
- * dm-crypt alone uses. */
-static int find_payload(const Sp__HeaderFacts *f, struct place *ret, struct sp_why *why)
+static void keys_close(struct keys *k)
 {
-    if (f->conversion_in_progress)
-        return sp_why_set(why, -ENOTSUP,
-                          "re-encryption is under way (%u %%), so the data are under two keys: "
-                          "prove again when it has ended",
-                          f->conversion_percent);
-    if (f->n_requirements)
-        return sp_why_set(why, -ENOTSUP, "the header requires '%s', which is not known here",
-                          f->requirements[0]);
-    *ret = (struct place){.cipher = {.name = f->cipher,
-                                     .sector_bytes = f->sector_bytes ? f->sector_bytes : 512,
-                                     .iv_offset_sectors = f->iv_offset_sectors},
-                          .start_bytes = f->payload_offset_bytes,
-                          .length_bytes = f->payload_length_bytes};
-    const char *integrity = f->integrity;
-    if (f->version == 2) {
-        const Sp__Segment *s = data_segment(f);
-        if (!s || strcmp(s->type, "crypt") != 0)
-            return sp_why_set(why, -ENOTSUP, "the header tells of no single encrypted segment");
-        ret->cipher = (struct cipher_parameters){.name = s->cipher,
-                                                 .sector_bytes = s->sector_bytes,
-                                                 .iv_offset_sectors = s->iv_offset_sectors};
-        ret->start_bytes = s->offset_bytes;
-        ret->length_bytes = s->length_bytes;
-        integrity = s->integrity[0] ? s->integrity : integrity;
+    for (size_t i = 0; i < k->count; i++)
+        sp_secret_free(k->of[i]);
+}
+
+static const struct sp_secret *key_of(const struct keys *k, const Sp__Segment *s)
+{
+    for (size_t i = 0; i < k->count; i++) {
+        if (s->number < 64 && k->digests[i].segments >> s->number & 1)
+            return k->of[i];
     }
+    return k->one;
+}
+
+/* Is the segment payload that a key can be tried on? The rest of a volume in conversion is left
+ * out: parts that are not encrypted (any more, or yet), and the small zone being worked on, of
+ * which only a repair can tell under which key it is. */
+static bool is_readable(const Sp__Segment *s)
+{
+    return strcmp(s->type, "crypt") == 0 && !has_flag(s, "in-reencryption");
+}
+
+struct layout {
+    struct payload_piece pieces[PAYLOAD_MAX_PIECES];
+    size_t count;
+    const char *cipher;
+};
+
+static void layout_close(struct layout *l)
+{
+    for (size_t i = 0; i < l->count; i++)
+        sector_cipher_free(l->pieces[i].cipher);
+}
+
+static int add_piece(struct proof *p, struct layout *l, const struct cipher_parameters *cipher,
+                     const struct sp_secret *key, uint64_t start_bytes, uint64_t length_bytes,
+                     struct sp_why *why)
+{
+    if (l->count == PAYLOAD_MAX_PIECES)
+        return sp_why_set(why, -ENOTSUP, "the payload has more segments than can be followed here");
+    uint64_t size = snapshot_reader(p->snapshot).size_bytes;
+    struct payload_piece *piece = &l->pieces[l->count];
+    *piece = (struct payload_piece){.length_bytes = length_bytes,
+                                    .on_bytes = start_bytes,
+                                    .sector_bytes = cipher->sector_bytes};
+    if (!length_bytes)
+        piece->length_bytes = start_bytes < size ? size - start_bytes : 0;
+    int r = key ? sector_cipher_new(cipher, key, &piece->cipher, why) : 0;
+    if (r < 0)
+        return r;
+    if (key)
+        l->cipher = cipher->name;
+    l->count++;
+    return 0;
+}
+
+static int add_segment(struct proof *p, struct layout *l, const Sp__Segment *s,
+                       const struct keys *keys, struct sp_why *why)
+{
+    const char *integrity = s->integrity;
+    bool readable = is_readable(s);
+    if (!readable && (strcmp(s->type, "crypt") != 0 && strcmp(s->type, "linear") != 0))
+        return sp_why_set(why, -ENOTSUP, "segment %u is of the type '%s', which is not known here",
+                          s->number, s->type);
     if (integrity[0])
         return sp_why_set(why, -ENOTSUP,
                           "the data carry authentication tags (%s), which need dm-integrity",
                           integrity);
+    struct cipher_parameters cipher = {.name = s->cipher,
+                                       .sector_bytes = s->sector_bytes ? s->sector_bytes : 512,
+                                       .iv_offset_sectors = s->iv_offset_sectors};
+    return add_piece(p, l, &cipher, readable ? key_of(keys, s) : NULL, s->offset_bytes,
+                     s->length_bytes, why);
+}
+
+/* LUKS2's data segments in the order of their numbers, which is that of the payload. */
+static int add_segments(struct proof *p, const Sp__HeaderFacts *f, const struct keys *keys,
+                        struct layout *l, struct sp_why *why)
+{
+    for (uint32_t number = 0; number < 64; number++) {
+        for (size_t i = 0; i < f->n_segments; i++) {
+            const Sp__Segment *s = f->segments[i];
+            if (s->number != number || has_flag(s, "backup"))
+                continue;
+            int r = add_segment(p, l, s, keys, why);
+            if (r < 0)
+                return r;
+        }
+    }
+    if (!l->count || !l->pieces[0].cipher)
+        return sp_why_set(why, -ENOTSUP, "the header tells of no encrypted segment %s",
+                          l->count ? "where the payload begins" : "at all");
     return 0;
 }
 
-/* What the guest has mapped is no condition here, where a digest vouches for the key, but worth a
- * word. */
-static int end_opened(struct proof *p)
+/* How the payload is encrypted; -ENOTSUP with a sentence when it cannot be read here. */
+static int lay_out(struct proof *p, const Sp__HeaderFacts *f, const struct keys *keys,
+                   struct layout *l, struct sp_why *why)
 {
-    const Sp__Content *found = p->finding->content, *expected = p->ask->expected;
-    bool differs =
-        expected && expected->type[0] &&
-        (strcmp(found->type, expected->type) != 0 || strcmp(found->uuid, expected->uuid) != 0);
-    return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS, "opens; inside is %s%s%s%s%s",
-                     found->type, found->uuid[0] ? " " : "", found->uuid,
-                     differs ? ", while the guest had mapped " : "", differs ? expected->type : "");
+    if (f->version == 2)
+        return add_segments(p, f, keys, l, why);
+    struct cipher_parameters cipher = {.name = f->cipher,
+                                       .sector_bytes = f->sector_bytes ? f->sector_bytes : 512,
+                                       .iv_offset_sectors = f->iv_offset_sectors};
+    return add_piece(p, l, &cipher, keys->one, f->payload_offset_bytes, f->payload_length_bytes,
+                     why);
 }
 
-static int look_inside(struct proof *p, const Sp__HeaderFacts *f, const struct sp_secret *key)
+static int look_inside(struct proof *p, const Sp__HeaderFacts *f, const struct keys *keys)
 {
-    struct place at = {0};
+    struct layout l = {.count = 0};
     struct sp_why why = {0};
-    int r = find_payload(f, &at, &why);
+    int r = 0;
+    if (f->n_requirements && !f->conversion_in_progress)
+        r = sp_why_set(&why, -ENOTSUP, "the header requires '%s', which is not known here",
+                       f->requirements[0]);
     if (r == 0)
-        r = proof_sectors(p, &at.cipher, key, at.start_bytes, at.length_bytes, &why);
-    if (r == -ENOTSUP)
-        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE,
-                         "the key opens the header; %s", why.text);
-    if (r == 0 || r == -ERANGE)
-        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_NOT_RECOGNISED,
-                         "the key opens the header; %s", why.text);
-    if (r < 0)
-        return r;
-    p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT;
-    return end_opened(p);
+        r = lay_out(p, f, keys, &l, &why);
+    if (r == 0)
+        r = proof_payload(p, l.pieces, l.count, l.cipher, &why);
+    layout_close(&l);
+    return proof_end_opened(p, r, &why);
 }
 
 /* ---- the key ---- */
@@ -170,27 +180,22 @@ static const char *secret_word(Sp__SecretType type)
 /* Carry-over: the secret is the volume key that this header's digest vouched for earlier. */
 static int prove_carried(struct proof *p, const Sp__HeaderFacts *f)
 {
+    if (f->conversion_in_progress)
+        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE,
+                         "re-encryption is under way: no kept key stands for both keys");
     if (f->key_bits && sp_secret_size(p->secret) * 8 != f->key_bits)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY,
                          "the volume key kept from the earlier proof does not fit this header");
     p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER;
     int r = proof_method(p, "header proved before, volume key kept");
-    return r < 0 ? r : look_inside(p, f, p->secret);
+    struct keys keys = {.one = p->secret};
+    return r < 0 ? r : look_inside(p, f, &keys);
 }
 
-static int keep_opened(struct proof *p, struct header_try *t)
+static int note_slot(struct proof *p, const char *slot)
 {
-    p->finding->level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER;
-    p->volume_key = sp_steal(t->key);
-    if (t->protector_id[0]) {
-        p->finding->protector_id = strdup(t->protector_id);
-        if (!p->finding->protector_id) {
-            p->finding->protector_id = (char *)protobuf_c_empty_string;
-            return -ENOMEM;
-        }
-    }
     return proof_method(p, "%s %s%s%s", header_library, secret_word(p->ask->secret_type),
-                        t->protector_id[0] ? ", keyslot " : "", t->protector_id);
+                        slot[0] ? ", keyslot " : "", slot);
 }
 
 static int prove_new(struct proof *p, const struct volume_reader *reader, struct header *h,
@@ -200,12 +205,90 @@ static int prove_new(struct proof *p, const struct volume_reader *reader, struct
     int r = header_try(reader, h, p->ask->secret_type, p->secret, p->ask->protector_id, &t);
     if (r < 0)
         return sp_why_set(why, r, "the header could not be worked on");
-    if (t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS) {
-        r = keep_opened(p, &t);
-        return r < 0 ? r : look_inside(p, h->facts, p->volume_key);
+    r = note_slot(p, t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS ? t.protector_id : "");
+    if (r == 0 && t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS) {
+        r = proof_opened(p, t.protector_id, &t.key);
+        struct keys keys = {.one = p->volume_key};
+        return r < 0 ? r : look_inside(p, h->facts, &keys);
     }
-    r = proof_method(p, "%s %s", header_library, secret_word(p->ask->secret_type));
     return r < 0 ? r : proof_end(p, t.verdict, "%s", t.why.text);
+}
+
+/* ---- re-encryption under way: old key and new key, each with its own digest ---- */
+
+static bool is_needed(const Sp__HeaderFacts *f, const struct header_digest *d)
+{
+    for (size_t i = 0; i < f->n_segments; i++) {
+        const Sp__Segment *s = f->segments[i];
+        if (!has_flag(s, "backup") && is_readable(s) && s->number < 64 &&
+            d->segments >> s->number & 1)
+            return true;
+    }
+    return false;
+}
+
+/* Every key that the data are under, from the one secret. The slot of a record counts for neither:
+ * re-encryption gives the new key slots of its own. */
+static int open_digests(struct proof *p, struct header *h, struct keys *keys,
+                        struct header_try *last)
+{
+    size_t needed = 0, opened = 0;
+    for (size_t i = 0; i < keys->count; i++) {
+        if (!is_needed(h->facts, &keys->digests[i]))
+            continue;
+        needed++;
+        int r = header_try_digest(h, &keys->digests[i], p->secret, last);
+        if (r < 0)
+            return r;
+        if (last->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+            break;
+        opened++;
+        keys->of[i] = sp_steal(last->key);
+    }
+    if (opened == needed && needed)
+        return 0;
+    if (opened) {
+        last->verdict = SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE;
+        sp_why_set(&last->why, 0,
+                   "re-encryption is under way, and the secret opens one of its two keys only: "
+                   "prove again when it has ended");
+    } else if (!needed) {
+        last->verdict = SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE;
+        sp_why_set(&last->why, 0, "re-encryption is under way, and no digest tells of its keys");
+    }
+    return 0;
+}
+
+static int prove_converting(struct proof *p, const struct volume_reader *reader, struct header *h)
+{
+    if (p->ask->secret_type == SP__SECRET_TYPE__SECRET_TYPE_VOLUME_KEY)
+        return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE,
+                         "re-encryption is under way (%u %%): no one volume key opens the data",
+                         h->facts->conversion_percent);
+    struct keys keys = {.count = 0};
+    struct header_try t = {0};
+    int r = header_digests(reader, h, keys.digests, &keys.count, &t);
+    if (r == 0 && t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_UNSPECIFIED)
+        r = open_digests(p, h, &keys, &t);
+    bool opens = t.verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS;
+    struct sp_secret *none = NULL;
+    if (r == 0)
+        r = note_slot(p, opens ? t.protector_id : "");
+    if (r == 0 && opens)
+        r = proof_opened(p, t.protector_id, &none);
+    if (r == 0)
+        r = opens ? look_inside(p, h->facts, &keys) : proof_end(p, t.verdict, "%s", t.why.text);
+    size_t opened = 0;
+    for (size_t i = 0; i < keys.count; i++)
+        opened += keys.of[i] != NULL;
+    if (r == 0 && p->finding->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+        r = proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS,
+                      "opens, with all %zu keys of a re-encryption under way (%u %%); inside is %s "
+                      "%s",
+                      opened, h->facts->conversion_percent, p->finding->content->type,
+                      p->finding->content->uuid);
+    keys_close(&keys);
+    return r;
 }
 
 /* ---- all of it ---- */
@@ -220,21 +303,24 @@ static int prove_header(struct proof *p, const struct volume_reader *reader, str
         return proof_end(
             p, SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED, "there is no LUKS header %s",
             is_detached(p) ? "in what the guest handed over" : "where the volume begins");
-    r = keep_fingerprint(p, h->facts);
-    if (r < 0)
-        return r;
     bool good;
-    r = check_found(p, h, &good);
+    r = proof_check_header(p, h->format, h->facts, &good);
     if (r < 0 || !good)
         return r;
-    return p->ask->header_opened_before ? prove_carried(p, h->facts) : prove_new(p, reader, h, why);
+    return p->ask->header_opened_before       ? prove_carried(p, h->facts)
+           : h->facts->conversion_in_progress ? prove_converting(p, reader, h)
+                                              : prove_new(p, reader, h, why);
 }
 
 static int prove(struct proof *p, struct sp_why *why)
 {
-    if (p->ask->secret_type == SP__SECRET_TYPE__SECRET_TYPE_STARTUP_KEY)
+    if (p->ask->secret_type == SP__SECRET_TYPE__SECRET_TYPE_STARTUP_KEY ||
+        p->ask->secret_type == SP__SECRET_TYPE__SECRET_TYPE_RECOVERY_PASSWORD)
         return proof_end(p, SP__PROOF_VERDICT__PROOF_VERDICT_WRONG_KEY,
-                         "a startup key is BitLocker's and opens no LUKS volume");
+                         "a %s is BitLocker's and opens no LUKS volume",
+                         p->ask->secret_type == SP__SECRET_TYPE__SECRET_TYPE_STARTUP_KEY
+                             ? "startup key"
+                             : "recovery password");
     struct sp_bytes bytes = {0};
     struct volume_reader reader = snapshot_reader(p->snapshot);
     if (is_detached(p)) {

@@ -150,6 +150,8 @@ const char *rig_prover(void)
 static struct sp_secret *secret_of(const struct question *q)
 {
     struct sp_secret *s = NULL;
+    if (!q->secret_file && !q->secret)
+        return NULL;
     if (q->secret_file)
         assert_int_equal(sp_secret_read_file(q->secret_file, 1 << 20, &s), 0);
     else
@@ -194,7 +196,8 @@ static int ask(const struct question *q, const struct rig *rig, uint8_t root[32]
     extent.on = &on;
     Sp__Volume volume = SP__VOLUME__INIT;
     if (q->uuid)
-        snprintf(id, sizeof(id), "luks:%s", q->uuid);
+        snprintf(id, sizeof(id), "%s:%s",
+                 q->kind == SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER ? "bitlocker" : "luks", q->uuid);
     volume.volume_id = id;
     volume.kind = q->kind;
     volume.extents = extents;
