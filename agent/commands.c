@@ -129,7 +129,8 @@ static void refuse(struct commands *c, const char *id, int error, const char *te
     answer.operation_id = (char *)(uintptr_t)id;
     answer.error = error;
     answer.text = (char *)(uintptr_t)text;
-    sp_log(SP_LOG_WARNING, "command refused", "operation", id, "why", text, NULL);
+    if (!quiesce_is_frozen(c->options.quiesce)) /* the log may lie on what is frozen */
+        sp_log(SP_LOG_WARNING, "command refused", "operation", id, "why", text, NULL);
     if (keep)
         deliver(c, &answer);
     else
@@ -271,6 +272,16 @@ static bool stops_a_freeze(struct commands *c, const Sp__Command *command)
     return o && o->freezing;
 }
 
+bool commands_busy(struct commands *c)
+{
+    bool busy = false;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < REMEMBERED; i++)
+        busy = busy || (c->operations[i].order && !c->operations[i].answer);
+    pthread_mutex_unlock(&c->lock);
+    return busy;
+}
+
 void commands_receive(struct commands *c, const Sp__Command *command)
 {
     const char *id = command->operation_id;
@@ -285,8 +296,10 @@ void commands_receive(struct commands *c, const Sp__Command *command)
                             ? sp__answer__unpack(NULL, known->answer_bytes, known->answer)
                             : NULL;
     bool direct = command->kind_case == SP__COMMAND__KIND_STATUS;
+    bool held = !known && !direct && command->kind_case != SP__COMMAND__KIND_THAW &&
+                quiesce_is_frozen(c->options.quiesce);
     bool stop = false;
-    if (!stale && !quarantined && !known && !direct) {
+    if (!stale && !quarantined && !known && !direct && !held) {
         stop = stops_a_freeze(c, command);
         made = make_room(c);
         if (made) {
@@ -300,6 +313,8 @@ void commands_receive(struct commands *c, const Sp__Command *command)
         refuse(c, id, ESTALE, "an older controller session sent this command", false);
     else if (quarantined)
         refuse(c, id, EPERM, "this guest is quarantined: it runs no commands", false);
+    else if (held)
+        refuse(c, id, EBUSY, "this guest is frozen: only Status and Thaw are answered", false);
     else if (again)
         c->options.answer(c->options.self, again);
     else if (direct)

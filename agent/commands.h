@@ -5,13 +5,16 @@
  * command names.
  *
  *   commands_receive (RPC loop) ── fence, id ──▶ worker ── not_after ──▶ run ──▶ answer()
- *   Status is answered on the loop, so that it works while a freeze hangs. */
+ *   Status is answered on the loop, so that it works while a freeze hangs.
+ *
+ * While something is frozen only Status and Thaw are answered; the rest is refused with EBUSY. */
 #ifndef SEALPOINT_AGENT_COMMANDS_H
 #define SEALPOINT_AGENT_COMMANDS_H
 
 #include "agent/linux/quiesce.h"
 #include "agent/worker.h"
 #include <sealpoint/v1/agent_link.pb-c.h>
+#include <stdbool.h>
 
 struct commands;
 
@@ -32,6 +35,8 @@ void commands_free(struct commands *c);
 int commands_set_fence(struct commands *c, uint64_t fence);
 /* Nothing is run meanwhile (IDENTITY_CLONED). */
 void commands_set_quarantined(struct commands *c, bool quarantined);
+/* True while an operation has not been answered. */
+bool commands_busy(struct commands *c);
 void commands_receive(struct commands *c, const Sp__Command *command);
 
 #endif

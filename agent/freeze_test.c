@@ -86,7 +86,7 @@ int freeze_test(const struct agent_config *config, const char *const *mount_poin
         r = sp_buffer_printf(&only, "%s%s", i ? "," : "", mount_points[i]);
     if (r == 0 && count)
         narrowed.only = (char *)(uintptr_t)sp_buffer_text(&only);
-    SP_FREE char *runtime = sp_format("%s/test", config->runtime);
+    SP_FREE char *runtime = sp_format("%s/" FREEZE_TEST_FOLDER, config->runtime);
     if (r < 0 || !runtime)
         return -ENOMEM;
     struct quiesce_options options = {

@@ -7,6 +7,9 @@
 #include "agent/config.h"
 #include <stdio.h>
 
+/* Its runtime folder, in the agent's. */
+#define FREEZE_TEST_FOLDER "test"
+
 /* Freezes what a backup would (or only the `count` mount points), thaws, prints a line for each.
  * Beside a running agent: it has a frozen list of its own. */
 int freeze_test(const struct agent_config *config, const char *const *mount_points, size_t count,

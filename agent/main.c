@@ -7,8 +7,10 @@
 #include "agent/inspect.h"
 #include "agent/linux/freeze_list.h"
 #include "agent/linux/freezer_process.h"
+#include "agent/linux/quiesce.h"
 #include "agent/run.h"
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/log.h"
 #include <errno.h>
 #include <getopt.h>
@@ -245,10 +247,31 @@ static int do_inspect(const struct arguments *a, const struct agent_config *conf
     return r < 0 ? fail(r, why) : EXIT_SUCCESS;
 }
 
+/* Thaws what lies in this runtime folder's list, then runs the hooks that are owed a post-thaw. */
+static int thaw_left_over(const struct agent_config *config, const char *runtime,
+                          struct sp_why *why)
+{
+    struct hooks_options hooks;
+    struct hooks_results results = {0};
+    int r = freeze_list_thaw_left_over(runtime, LEFT_OVER_WAIT_S, stderr, why);
+    if (r < 0)
+        return r;
+    quiesce_hooks_options(config, runtime, &hooks);
+    r = hooks_after(&hooks, &results, why);
+    for (size_t i = 0; i < results.count; i++)
+        fprintf(stderr, "post-thaw hook %s ended with %d\n%s", results.at[i]->name,
+                results.at[i]->exit_status, results.at[i]->output);
+    hooks_results_free(&results);
+    return r;
+}
+
 static int do_thaw(const struct arguments *a, const struct agent_config *config, struct sp_why *why)
 {
     (void)a;
-    int r = freeze_list_thaw_left_over(config->runtime, LEFT_OVER_WAIT_S, stderr, why);
+    SP_FREE char *test = sp_format("%s/" FREEZE_TEST_FOLDER, config->runtime);
+    int r = thaw_left_over(config, config->runtime, why);
+    if (test && r == 0)
+        r = thaw_left_over(config, test, why); /* of a `freeze --test` that was killed */
     return r < 0 ? fail(r, why) : EXIT_SUCCESS;
 }
 

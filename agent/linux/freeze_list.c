@@ -171,7 +171,7 @@ static void unescape(char *text)
 
 /* Opens some mount of the superblock `devno`. A mount may be hidden under another one, so what was
  * opened is compared by mount id. */
-static int open_superblock(const char *devno)
+int freeze_open_superblock(const char *devno)
 {
     SP_FILE FILE *in = fopen("/proc/self/mountinfo", "re");
     if (!in)
@@ -200,7 +200,7 @@ static int open_superblock(const char *devno)
 
 static int thaw_entry(struct freeze_entry *entry, FILE *out)
 {
-    SP_FD int fd = open_superblock(entry->devno);
+    SP_FD int fd = freeze_open_superblock(entry->devno);
     int error = 0;
     if (fd < 0)
         error = -fd;

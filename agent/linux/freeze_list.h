@@ -3,15 +3,21 @@
  * The frozen list: what is frozen, or about to be, in a MAP_SHARED file on a tmpfs. The freezer
  * writes it, the agent reads it; whoever is left alive thaws by it.
  *
- *   an entry:   IDLE ─▶ FREEZING ─▶ FROZEN ─▶ THAWING ─▶ THAWED
- *                          │  └───▶ REFUSED (FIFREEZE failed)
- *                          └──────▶ ABANDONED (FIFREEZE had not returned when the hold ended)
- *                                       └──▶ THAWING ─▶ THAWED, by the thread that issued it
+ *   an entry:   IDLE ─▶ QUEUED ─▶ FREEZING ─▶ FROZEN ─▶ THAWING ─▶ THAWED
+ *                 ▲───────┘ (the hold  │  └───▶ REFUSED (FIFREEZE failed)
+ *                            ended)    └──────▶ ABANDONED (FIFREEZE had not returned when the
+ *                                                  │       hold ended)
+ *                                                  └──▶ THAWING ─▶ THAWED, by the thread that
+ *                                                                  issued it
  *
- * FREEZING is written before the ioctl, so a freezer that dies at any instruction leaves every file
- * system that it may have frozen in FREEZING, FROZEN, ABANDONED or THAWING; these four, and nothing
- * else, may be thawed by another process, once the freezer has really exited (a FIFREEZE cannot be
- * interrupted: before its exit the state is not final).
+ * FREEZING is written right before the ioctl, by its thread, so a freezer that dies at any
+ * instruction leaves every file system that it may have frozen in FREEZING, FROZEN, ABANDONED or
+ * THAWING; these four, and nothing else, may be thawed by another process, once the freezer has
+ * really exited (a FIFREEZE cannot be interrupted: before its exit the state is not final).
+ *
+ * What somebody else froze answers EBUSY within the call, so it is FREEZING for a microsecond; only
+ * a kill in that very moment leaves it undecided, and then it is thawed: a guest that stays frozen
+ * is the worse fault.
  *
  * A living freezer holds flock(LOCK_EX) on its own open file description of the file. */
 #ifndef SEALPOINT_AGENT_FREEZE_LIST_H
@@ -33,7 +39,8 @@ enum freeze_entry_state {
     FREEZE_ENTRY_ABANDONED,
     FREEZE_ENTRY_THAWING,
     FREEZE_ENTRY_THAWED,
-    FREEZE_ENTRY_REFUSED
+    FREEZE_ENTRY_REFUSED,
+    FREEZE_ENTRY_QUEUED /* its turn has come, FIFREEZE is not called yet */
 };
 
 enum freeze_phase {
@@ -83,6 +90,9 @@ void freeze_list_unmap(struct freeze_list *list);
 
 /* True if another process may have to thaw this entry. */
 bool freeze_entry_unsettled(const struct freeze_entry *entry);
+/* Opens some mount of the superblock "major:minor", also one whose other mounts are hidden below
+ * others. The fd or a negative errno; -ENODEV: nothing of it can be reached. */
+int freeze_open_superblock(const char *devno);
 uint64_t freeze_now_ns(void);
 
 /* Thaws what a dead freezer left in <folder>/frozen: waits up to wait_s seconds for its exit, opens

@@ -53,7 +53,6 @@ struct freezer_server {
     int event; /* eventfd: some thread finished a step */
     struct freeze_list *list;
     const struct freezer_calls *calls;
-    _Atomic bool ending;
     uint32_t count;
     struct file_system systems[FREEZE_LIST_MOST];
 };
@@ -88,14 +87,16 @@ static void *file_system_thread(void *arg)
     struct file_system *fs = arg;
     struct freeze_entry *entry = fs->entry;
     wait_semaphore(&fs->go_freeze);
-    if (atomic_load(&fs->server->ending)) {
-        atomic_store(&entry->state, FREEZE_ENTRY_IDLE); /* it came too late to call FIFREEZE */
+    entry->freeze_from_ns = freeze_now_ns();
+    uint32_t expected = FREEZE_ENTRY_QUEUED;
+    /* Not queued: it was dropped, or the hold ended before its turn. */
+    if (!atomic_compare_exchange_strong(&entry->state, &expected, FREEZE_ENTRY_FREEZING)) {
+        entry->freeze_from_ns = 0;
     } else {
-        entry->freeze_from_ns = freeze_now_ns();
         int r = fs->server->calls->freeze(fs->fd);
         int error = errno;
         entry->freeze_to_ns = freeze_now_ns();
-        uint32_t expected = FREEZE_ENTRY_FREEZING;
+        expected = FREEZE_ENTRY_FREEZING;
         if (r < 0) {
             entry->freeze_error = error;
             atomic_store(&entry->state, FREEZE_ENTRY_REFUSED);
@@ -195,10 +196,12 @@ static enum freeze_end wait_for(struct freezer_server *server, condition_fn *met
 
 static bool level_returned(struct freezer_server *server, uint32_t level)
 {
-    for (uint32_t i = 0; i < server->count; i++)
+    for (uint32_t i = 0; i < server->count; i++) {
+        uint32_t state = atomic_load(&server->systems[i].entry->state);
         if (server->systems[i].entry->level == level &&
-            atomic_load(&server->systems[i].entry->state) == FREEZE_ENTRY_FREEZING)
+            (state == FREEZE_ENTRY_QUEUED || state == FREEZE_ENTRY_FREEZING))
             return false;
+    }
     return true;
 }
 
@@ -238,8 +241,7 @@ static enum freeze_end freeze_all(struct freezer_server *server, uint64_t deadli
             struct file_system *fs = &server->systems[i];
             if (fs->entry->level != level)
                 continue;
-            /* Before the thread runs: from here on it may be frozen. */
-            atomic_store(&fs->entry->state, FREEZE_ENTRY_FREEZING);
+            atomic_store(&fs->entry->state, FREEZE_ENTRY_QUEUED);
             sem_post(&fs->go_freeze);
         }
         enum freeze_end end = wait_for(server, level_returned, level, deadline_ns, true);
@@ -251,13 +253,13 @@ static enum freeze_end freeze_all(struct freezer_server *server, uint64_t deadli
 
 static void thaw_all(struct freezer_server *server)
 {
-    atomic_store(&server->ending, true);
     for (uint32_t i = 0; i < server->count; i++) {
-        uint32_t expected = FREEZE_ENTRY_FREEZING;
-        atomic_compare_exchange_strong(&server->systems[i].entry->state, &expected,
-                                       FREEZE_ENTRY_ABANDONED);
-        if (expected == FREEZE_ENTRY_IDLE)
+        _Atomic uint32_t *state = &server->systems[i].entry->state;
+        uint32_t queued = FREEZE_ENTRY_QUEUED, freezing = FREEZE_ENTRY_FREEZING;
+        atomic_compare_exchange_strong(state, &queued, FREEZE_ENTRY_IDLE);
+        if (queued == FREEZE_ENTRY_IDLE)
             sem_post(&server->systems[i].go_freeze); /* lets the thread end */
+        atomic_compare_exchange_strong(state, &freezing, FREEZE_ENTRY_ABANDONED);
     }
     uint32_t highest = highest_level(server);
     for (uint32_t level = 0; level <= highest; level++) {
@@ -281,7 +283,6 @@ static void forget_all(struct freezer_server *server)
         close(fs->fd);
     }
     server->count = 0;
-    atomic_store(&server->ending, false);
 }
 
 static enum freeze_end hold(struct freezer_server *server, uint32_t lease_ms)
@@ -327,7 +328,6 @@ static int add(struct freezer_server *server, uint32_t index, int fd)
 /* Ends the threads of file systems that were added and never frozen. */
 static void drop_added(struct freezer_server *server)
 {
-    atomic_store(&server->ending, true);
     for (uint32_t i = 0; i < server->count; i++)
         sem_post(&server->systems[i].go_freeze);
     forget_all(server);

@@ -12,12 +12,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #define OUTCOME(name) SP__FREEZE_RESULT__OUTCOME__OUTCOME_##name
 
-static char real[512], refusing[512], runtime[128], only[1024];
+static char real[512], refusing[512], runtime[128], only[1024], hooks[128], journal[128];
 static const char *const real_argv[] = {real, "freezer", NULL};
 static const char *const refusing_argv[] = {refusing, NULL};
 static const char *ext4, *xfs, *inner;
@@ -175,7 +176,12 @@ static int begin(void **state)
                                    .default_lease_ms = 30000,
                                    .most_per_hour = 120,
                                    .exclude = (char *)(uintptr_t) "",
-                                   .only = only};
+                                   .only = only,
+                                   .suspend = (char *)(uintptr_t) "",
+                                   .hooks_folder = hooks,
+                                   .hooks_run_as = (char *)(uintptr_t) "",
+                                   .hooks_timeout_ms = 10000};
+    assert_int_equal(mkdir(hooks, 0755), 0);
     return 0;
 }
 
@@ -189,6 +195,8 @@ int main(void)
     snprintf(refusing, sizeof(refusing), "%s/tests/integration/agent/agent-refusing-freezer",
              build);
     snprintf(runtime, sizeof(runtime), "%s/run", mounts_folder);
+    snprintf(hooks, sizeof(hooks), "%s/hooks.d", mounts_folder);
+    snprintf(journal, sizeof(journal), "%s/journal", mounts_folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loops_freeze_from_the_top),
         cmocka_unit_test(excluded_ones_are_named_as_such),
