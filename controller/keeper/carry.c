@@ -94,13 +94,14 @@ int carry_drop(struct keeper *k, const Sp__EscrowRecord *e, struct sp_bytes fing
     return r < 0 ? r : drop_row(k, id);
 }
 
-static int drop_oldest(struct keeper *k, const char *record_id)
+/* All but the newest `keep`. */
+static int drop_oldest(struct keeper *k, const char *record_id, int64_t keep)
 {
     SP_STMT sqlite3_stmt *stmt = NULL;
     int r = store_query(k->store, &stmt,
                         "SELECT carry_id FROM carry WHERE record_id=? ORDER BY made_ms DESC LIMIT "
                         "-1 OFFSET ?",
-                        "si", record_id, (int64_t)CARRIES_A_RECORD);
+                        "si", record_id, keep);
     while (r == 0 && (r = store_step(stmt)) == 1)
         r = drop_row(k, store_text(stmt, 0));
     return r;
@@ -126,5 +127,10 @@ int carry_keep(struct keeper *k, const Sp__EscrowRecord *e, struct sp_bytes fing
                       e->record_id, fingerprint.data, fingerprint.size, proof_id, protector_id,
                       (int64_t)keeper_now_ms(k), w.dek_id, w.nonce, sizeof(w.nonce),
                       w.ciphertext.data, w.ciphertext.size, mac, sizeof(mac));
-    return r < 0 ? r : drop_oldest(k, e->record_id);
+    return r < 0 ? r : drop_oldest(k, e->record_id, CARRIES_A_RECORD);
+}
+
+int carry_drop_record(struct keeper *k, const char *record_id)
+{
+    return drop_oldest(k, record_id, 0);
 }

@@ -32,5 +32,7 @@ int carry_keep(struct keeper *, const Sp__EscrowRecord *, struct sp_bytes finger
                const char *proof_id, const char *protector_id, const struct sp_secret *volume_key);
 /* Forgets what is kept for this pair. In a transaction. */
 int carry_drop(struct keeper *, const Sp__EscrowRecord *, struct sp_bytes fingerprint);
+/* Everything that is kept for a record. In a transaction. */
+int carry_drop_record(struct keeper *, const char *record_id);
 
 #endif

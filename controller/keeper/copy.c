@@ -89,7 +89,8 @@ static int append_signature(struct keeper *k, struct sp_buffer *out)
     return r < 0 ? r : sp_buffer_append(out, packed, size);
 }
 
-int copy_make(struct keeper *k, struct sp_buffer *out, uint64_t *ret_epoch, struct sp_why *why)
+int copy_make(struct keeper *k, bool whole, struct sp_buffer *out, uint64_t *ret_epoch,
+              struct sp_why *why)
 {
     const struct kek *kit = find_kit(k);
     SP_SECRET struct sp_secret *file_key = sp_secret_new(AEAD_KEY_BYTES);
@@ -102,7 +103,7 @@ int copy_make(struct keeper *k, struct sp_buffer *out, uint64_t *ret_epoch, stru
     sp_put_le64(epoch, *ret_epoch);
     int r = file_key ? sp_random(sp_secret_data(file_key), AEAD_KEY_BYTES) : -ENOMEM;
     if (r == 0)
-        r = store_copy(k->store, prune, &data, &size);
+        r = store_copy(k->store, whole ? "" : prune, &data, &size);
     if (r == 0 && size > COPY_MOST)
         r = sp_why_set(why, -EMSGSIZE, "the keystore has outgrown what one copy holds: %zu bytes",
                        size);
@@ -128,7 +129,7 @@ int keeper_keystore_copy(struct keeper *k, const Sp__KeeperRequest *request, int
     if (!out->keystore_copy)
         return -ENOMEM;
     out->kind_case = SP__KEEPER_RESPONSE__KIND_KEYSTORE_COPY;
-    int r = copy_make(k, &copy, &out->keystore_copy->epoch, why);
+    int r = copy_make(k, false, &copy, &out->keystore_copy->epoch, why);
     if (r == 0) { /* handed on as it is: no second copy of a file this size */
         out->keystore_copy->copy = (ProtobufCBinaryData){copy.size, copy.data};
         copy = (struct sp_buffer){0};
@@ -242,6 +243,9 @@ static int adopt(struct keeper *k, const struct sp_secret *kit, const struct par
     r = kek_add_configured(k, why);
     if (r == 0)
         r = audit_set_base(k);
+    /* It is at best as new as the last seal. */
+    if (r == 0)
+        r = reconcile_need(k, 0, "this keystore was restored from a copy");
     if (r == 0)
         r = audit_write(k, "local", "keystore.restore", k->domain,
                         "restored from a copy with the recovery kit");
@@ -269,8 +273,7 @@ static int restore_into(const struct keeper_options *options, const struct sp_se
 
 static void remove_store(const char *folder)
 {
-    static const char *const names[] = {"keystore.db", "keystore.db-wal", "keystore.db-shm",
-                                        "lock"};
+    static const char *const names[] = {"keystore.db", "keystore.db-wal", "keystore.db-shm"};
     for (size_t i = 0; i < SP_COUNT(names); i++) {
         SP_FREE char *path = sp_format("%s/%s", folder, names[i]);
         if (path)
@@ -278,7 +281,17 @@ static void remove_store(const char *folder)
     }
 }
 
-/* The finished file takes its place in one step. */
+/* Half of a restore, of this one or of one that was ended before. */
+static void remove_folder(const char *folder)
+{
+    SP_FREE char *lock = sp_format("%s/lock", folder);
+    remove_store(folder);
+    if (lock)
+        unlink(lock);
+    rmdir(folder);
+}
+
+/* The finished file takes its place in one step. The keeper's lock on the folder stays. */
 static int move_in(const char *from, const char *state, struct sp_why *why)
 {
     SP_FREE char *source = sp_format("%s/keystore.db", from);
@@ -294,36 +307,51 @@ static int move_in(const char *from, const char *state, struct sp_why *why)
     return sp_fsync_directory(state);
 }
 
-int copy_restore(const struct keeper_options *options, const struct sp_secret *kit,
-                 struct sp_bytes copy, struct sp_why *why)
+/* Whatever came of it, there is an open store again. */
+static int reopen(struct keeper *k, struct sp_why *why)
+{
+    SP_FREE char *path = sp_format("%s/keystore.db", k->options.state);
+    return path ? store_open(path, &k->store, why) : -ENOMEM;
+}
+
+int copy_restore_into(struct keeper *k, const struct sp_secret *kit, struct sp_bytes copy,
+                      struct sp_why *why)
 {
     SP_BUFFER struct sp_buffer db = {0};
-    SP_FREE char *folder = sp_format("%s/restoring", options->state);
-    struct keeper_options inner = *options;
-    struct keeper *empty = NULL;
+    SP_FREE char *folder = sp_format("%s/restoring", k->options.state);
+    struct keeper_options inner = k->options;
     struct parts p = {0};
 
     if (!folder)
         return -ENOMEM;
+    if (k->initialised)
+        return sp_why_set(why, -EEXIST, "there is a keystore in %s already", k->options.state);
     inner.state = folder;
     int r = take_apart(copy, &p);
     if (r < 0)
         return sp_why_set(why, r, "this is no keystore copy, or it is cut off");
     r = decrypt(kit, &p, &db, why);
-    if (r == 0)
-        r = keeper_open(options, &empty, why); /* holds the lock on the folder from here on */
-    if (r == 0 && empty->initialised)
-        r = sp_why_set(why, -EEXIST, "there is a keystore in %s already", options->state);
+    if (r < 0)
+        return r;
+    remove_folder(folder);
+    r = restore_into(&inner, kit, &p, &db, why);
     if (r == 0) {
-        remove_store(folder);
-        r = restore_into(&inner, kit, &p, &db, why);
-        if (r == 0) {
-            store_close(sp_steal(empty->store));
-            r = move_in(folder, options->state, why);
-        }
-        remove_store(folder);
-        rmdir(folder);
+        store_close(sp_steal(k->store));
+        r = move_in(folder, k->options.state, why);
+        int opened = reopen(k, why);
+        r = r < 0 ? r : opened;
     }
+    remove_folder(folder);
+    return r < 0 ? r : keeper_load(k, why);
+}
+
+int copy_restore(const struct keeper_options *options, const struct sp_secret *kit,
+                 struct sp_bytes copy, struct sp_why *why)
+{
+    struct keeper *empty = NULL;
+    int r = keeper_open(options, &empty, why); /* holds the lock on the folder from here on */
+    if (r == 0)
+        r = copy_restore_into(empty, kit, copy, why);
     keeper_close(empty);
     return r;
 }

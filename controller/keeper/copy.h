@@ -19,12 +19,15 @@
 #include "base/bytes.h"
 #include "base/secret.h"
 #include "base/why.h"
+#include <stdbool.h>
 
 struct keeper;
 struct keeper_options;
 
-/* The file, to the recovery kit. -EMSGSIZE: it no longer fits into one answer. */
-int copy_make(struct keeper *, struct sp_buffer *out, uint64_t *ret_epoch, struct sp_why *why);
+/* The file, to the recovery kit; `whole`: with the audit from its first entry on. -EMSGSIZE: it no
+ * longer fits into one answer. */
+int copy_make(struct keeper *, bool whole, struct sp_buffer *out, uint64_t *ret_epoch,
+              struct sp_why *why);
 /* The kit in the text that `sealpointd init` printed. -EINVAL. */
 int copy_parse_kit(const struct sp_secret *text, struct sp_secret **ret, struct sp_why *why);
 /* Makes the keystore of options->state from a copy, with the KEKs that are configured now. -EEXIST:
@@ -32,5 +35,8 @@ int copy_parse_kit(const struct sp_secret *text, struct sp_secret **ret, struct 
  * still none. */
 int copy_restore(const struct keeper_options *, const struct sp_secret *kit, struct sp_bytes copy,
                  struct sp_why *why);
+/* The same for a keeper that is open on an empty state; it is initialised then. */
+int copy_restore_into(struct keeper *, const struct sp_secret *kit, struct sp_bytes copy,
+                      struct sp_why *why);
 
 #endif

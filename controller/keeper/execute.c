@@ -8,6 +8,7 @@
 #include "controller/keeper/keeper.h"
 #include "controller/keeper/machines.h"
 #include "controller/keeper/message.h"
+#include "controller/keeper/order.h"
 #include "controller/keeper/people.h"
 #include "controller/keeper/tokens.h"
 #include <string.h>
@@ -73,44 +74,15 @@ int execute_check(struct keeper *k, const Sp__SignedRequest *request, const char
 
 /* ---- the methods ---- */
 
-struct doing {
-    struct keeper *k;
-    const struct sp_identity *who;
-    char who_text[320];
-    const ProtobufCMessage *arguments;
-    struct sp_why *why;
-    /* Filled by the method. */
-    const char *what;
-    char about[160], text[400];
-    ProtobufCMessage *result;
-};
-
-static int need_admin(struct doing *d, const char *group)
-{
-    if (people_has_role(d->k, d->who->name, SP__ROLE__ROLE_ADMIN, group))
-        return 0;
-    if (group && *group)
-        return sp_why_set(d->why, -EPERM, "'%s' is no admin of the group '%.100s'", d->who->name,
-                          group);
-    return sp_why_set(d->why, -EPERM, "'%s' is no admin of all machines", d->who->name);
-}
-
-static int done(struct doing *d)
-{
-    Sp__Done *message = MESSAGE_NEW(Sp__Done, sp__done__init);
-    d->result = message ? &message->base : NULL;
-    return message ? 0 : -ENOMEM;
-}
-
-static int do_create_token(struct doing *d)
+static int do_create_token(struct order *d)
 {
     const Sp__TokenSpec *spec = (const Sp__TokenSpec *)d->arguments;
-    int r = need_admin(d, spec->group[0] ? spec->group : NULL);
+    int r = order_admin(d, spec->group[0] ? spec->group : NULL);
     if (r == 0 && spec->machine_id[0]) {
         /* The way back gives an existing identity away: its group counts, too. */
         char group[128];
         machine_group(d->k, spec->machine_id, group);
-        r = need_admin(d, group[0] ? group : NULL);
+        r = order_admin(d, group[0] ? group : NULL);
     }
     if (r < 0)
         return r;
@@ -127,24 +99,24 @@ static int do_create_token(struct doing *d)
     return r;
 }
 
-static int do_revoke_token(struct doing *d)
+static int do_revoke_token(struct order *d)
 {
     const Sp__RevokeTokenRequest *ask = (const Sp__RevokeTokenRequest *)d->arguments;
     TOKEN struct token token = {0};
     snprintf(d->about, sizeof(d->about), "%.60s", ask->token_id);
     int r = token_load(d->k, ask->token_id, false, &token);
     if (r == -ENOENT) /* only an admin may learn which ids exist */
-        r = need_admin(d, NULL) < 0
+        r = order_admin(d, NULL) < 0
                 ? -EPERM
                 : sp_why_set(d->why, r, "there is no token '%.60s'", ask->token_id);
     else if (r == 0)
-        r = need_admin(d, token.spec->group[0] ? token.spec->group : NULL);
+        r = order_admin(d, token.spec->group[0] ? token.spec->group : NULL);
     if (r == 0)
         r = token_revoke(d->k, ask->token_id);
-    return r < 0 ? r : done(d);
+    return r < 0 ? r : order_done(d);
 }
 
-static int do_add_user(struct doing *d)
+static int do_add_user(struct order *d)
 {
     const Sp__AddUserRequest *ask = (const Sp__AddUserRequest *)d->arguments;
     CA_CHAIN struct ca_chain chain = {0};
@@ -156,7 +128,7 @@ static int do_add_user(struct doing *d)
         snprintf(d->text + at, sizeof(d->text) - at, "%s%s%s%.40s", i ? ", " : "", role,
                  ask->roles[i]->group[0] ? " of " : "", ask->roles[i]->group);
     }
-    int r = need_admin(d, NULL);
+    int r = order_admin(d, NULL);
     if (r == 0)
         r = people_add(d->k, ask, d->who_text, &chain, d->why);
     if (r == 0)
@@ -171,49 +143,42 @@ static int do_add_user(struct doing *d)
     return r < 0 ? r : message_bytes(&out->trust_bundle, bundle.data, bundle.size);
 }
 
-static int do_revoke_user(struct doing *d)
+static int do_revoke_user(struct order *d)
 {
     const Sp__RevokeUserRequest *ask = (const Sp__RevokeUserRequest *)d->arguments;
     snprintf(d->about, sizeof(d->about), "%.120s", ask->name);
     snprintf(d->text, sizeof(d->text), "%.300s", ask->why);
-    int r = need_admin(d, NULL);
+    int r = order_admin(d, NULL);
     if (r == 0)
         r = people_revoke(d->k, ask->name, d->text, d->why);
-    return r < 0 ? r : done(d);
+    return r < 0 ? r : order_done(d);
 }
 
-static int need_admin_of(struct doing *d, const char *machine_id)
-{
-    char group[128];
-    machine_group(d->k, machine_id, group);
-    return need_admin(d, group[0] ? group : NULL);
-}
-
-static int do_revoke_machine(struct doing *d)
+static int do_revoke_machine(struct order *d)
 {
     const Sp__RevokeMachineRequest *ask = (const Sp__RevokeMachineRequest *)d->arguments;
     snprintf(d->about, sizeof(d->about), "%.60s", ask->machine_id);
     snprintf(d->text, sizeof(d->text), "%.300s", ask->why);
-    int r = need_admin_of(d, ask->machine_id);
+    int r = order_admin_of(d, ask->machine_id);
     if (r == 0)
         r = machine_revoke(d->k, ask->machine_id, d->why);
-    return r < 0 ? r : done(d);
+    return r < 0 ? r : order_done(d);
 }
 
-static int do_approve_machine(struct doing *d)
+static int do_approve_machine(struct order *d)
 {
     const Sp__ApproveMachineRequest *ask = (const Sp__ApproveMachineRequest *)d->arguments;
     snprintf(d->about, sizeof(d->about), "%.60s", ask->machine_id);
-    int r = need_admin_of(d, ask->machine_id);
+    int r = order_admin_of(d, ask->machine_id);
     if (r == 0)
         r = machine_approve(d->k, ask->machine_id, d->why);
-    return r < 0 ? r : done(d);
+    return r < 0 ? r : order_done(d);
 }
 
 static const struct {
     const char *method, *what;
     const ProtobufCMessageDescriptor *arguments;
-    int (*run)(struct doing *);
+    int (*run)(struct order *);
 } methods[] = {
     {"/sealpoint.v1.Admin/CreateToken", "token.create", &sp__token_spec__descriptor,
      do_create_token},
@@ -226,21 +191,39 @@ static const struct {
      do_revoke_machine},
     {"/sealpoint.v1.Admin/ApproveMachine", "machine.approve",
      &sp__approve_machine_request__descriptor, do_approve_machine},
+    {"/sealpoint.v1.Keys/Compromise", "key.compromised", &sp__compromise_key_request__descriptor,
+     order_compromise},
+    {"/sealpoint.v1.Keys/Destroy", "key.destroy", &sp__destroy_key_request__descriptor,
+     order_destroy},
+    {"/sealpoint.v1.Keys/AddKek", "kek.add", &sp__add_kek_request__descriptor, order_add_kek},
+    {"/sealpoint.v1.Keys/RemoveKek", "kek.remove", &sp__remove_kek_request__descriptor,
+     order_remove_kek},
+    {"/sealpoint.v1.Keys/ExportKeystore", "keystore.export",
+     &sp__export_keystore_request__descriptor, order_export},
+    {"/sealpoint.v1.Keys/Reconcile", "keystore.reconcile", &sp__reconcile_request__descriptor,
+     order_reconcile},
 };
 
 /* Runs one method in a transaction together with its audit entry. */
-static int run_method(struct doing *d, size_t index)
+static int run_method(struct order *d, size_t index)
 {
+    struct kek_set before = d->k->keks;
     int r = store_begin(d->k->store);
     if (r < 0)
         return r;
     r = methods[index].run(d);
     if (r == 0)
-        r = audit_write(d->k, d->who_text, methods[index].what, d->about, "%s", d->text);
-    return store_end(d->k->store, r);
+        r = audit_write(d->k, d->who_text, d->what ? d->what : methods[index].what, d->about, "%s",
+                        d->text);
+    r = store_end(d->k->store, r);
+    if (r < 0)
+        kek_restore(&d->k->keks, &before);
+    else if (d->erased)
+        store_forget(d->k->store); /* when it cannot now, the next checkpoint does it */
+    return r;
 }
 
-static int refuse(struct keeper *k, const struct doing *d, const Sp__KeeperRequest *request,
+static int refuse(struct keeper *k, const struct order *d, const Sp__KeeperRequest *request,
                   const char *method, int error)
 {
     audit_write(k, d->who_text[0] ? d->who_text : keeper_who(request), "admin.refused", d->about,
@@ -256,7 +239,7 @@ static int find_method(const char *name)
     return -EOPNOTSUPP;
 }
 
-static int run_signed(struct doing *d, const Sp__SignedRequest *signed_request,
+static int run_signed(struct order *d, const Sp__SignedRequest *signed_request,
                       struct sp_identity *who)
 {
     int index = find_method(signed_request->method);
@@ -286,7 +269,7 @@ int keeper_execute(struct keeper *k, const Sp__KeeperRequest *request, int fd,
 {
     const Sp__SignedRequest *signed_request = request->execute->request;
     struct sp_identity who = {0};
-    struct doing d = {.k = k, .who = &who, .why = why};
+    struct order d = {.k = k, .who = &who, .why = why};
     SP_FREE uint8_t *packed = NULL;
     size_t size = 0;
     (void)fd;

@@ -7,6 +7,7 @@
 #include "controller/keeper/audit.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
+#include "controller/keeper/life.h"
 #include "controller/keeper/message.h"
 #include "controller/keeper/records.h"
 #include "controller/keeper/wrap.h"
@@ -128,13 +129,14 @@ static int find_newest(struct keeper *k, const Sp__ImportKey *key, const uint8_t
     struct sp_bytes stored = store_blob(stmt, 1);
     *ret_generation = (uint32_t)store_int(stmt, 0);
     if (stored.size == 32 && memcmp(stored.data, hmac, 32) == 0 &&
-        store_int(stmt, 3) == SP__RECORD_STATE__RECORD_STATE_ACTIVE)
+        store_int(stmt, 3) != SP__RECORD_STATE__RECORD_STATE_DESTROYED)
         snprintf(ret_same_id, 37, "%s", store_text(stmt, 2));
     return 0;
 }
 
 static int insert_record(struct keeper *k, const Sp__ImportKey *key, const struct material *m,
-                         uint32_t generation, const char *by, const char *record_id)
+                         uint32_t generation, Sp__RecordState state, const char *by,
+                         const char *record_id)
 {
     SP_BUFFER struct sp_buffer aad = {0};
     WRAPPED struct wrapped w = {0};
@@ -149,52 +151,55 @@ static int insert_record(struct keeper *k, const Sp__ImportKey *key, const struc
         r = store_run(k->store, "INSERT INTO records VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,'',?,?,?,?)",
                       "sssssiiiissbbisbb", record_id, KEYSTORE_PROVIDER, key->machine,
                       key->volume_id, key->protector_id, (int64_t)generation, (int64_t)m->type,
-                      (int64_t)SP__RECORD_STATE__RECORD_STATE_ACTIVE, (int64_t)keeper_now_ms(k), by,
-                      key->note, m->plain, m->plain_size, m->hmac, sizeof(m->hmac),
-                      (int64_t)(journal_epoch(k) + 1), w.dek_id, w.nonce, sizeof(w.nonce),
-                      w.ciphertext.data, w.ciphertext.size);
-    return r < 0 ? r : journal_note(k, "records", record_id);
+                      (int64_t)state, (int64_t)keeper_now_ms(k), by, key->note, m->plain,
+                      m->plain_size, m->hmac, sizeof(m->hmac), (int64_t)(journal_epoch(k) + 1),
+                      w.dek_id, w.nonce, sizeof(w.nonce), w.ciphertext.data, w.ciphertext.size);
+    if (r == 0)
+        r = journal_note(k, "records", record_id);
+    return r < 0 ? r : life_begin(k, record_id, state, by, key->note);
 }
 
-/* Earlier generations stay, for the points that rest on them; they are no longer the newest. */
-static int supersede(struct keeper *k, const Sp__ImportKey *key, uint32_t generation)
+/* A pending key that is imported again without being said to be pending counts from now on. */
+static int take_again(struct keeper *k, const Sp__ImportKey *key, const char *record_id,
+                      const char *by, Sp__ImportResult *result)
 {
-    SP_STMT sqlite3_stmt *stmt = NULL;
-    int r = store_query(k->store, &stmt,
-                        "UPDATE records SET state=? WHERE machine_id=? AND volume_id=? AND "
-                        "protector_id=? AND provider=? AND generation<? AND state=? RETURNING "
-                        "record_id",
-                        "issssii", (int64_t)SP__RECORD_STATE__RECORD_STATE_SUPERSEDED, key->machine,
-                        key->volume_id, key->protector_id, KEYSTORE_PROVIDER, (int64_t)generation,
-                        (int64_t)SP__RECORD_STATE__RECORD_STATE_ACTIVE);
-    while (r == 0 && (r = store_step(stmt)) == 1)
-        r = journal_note(k, "records", store_text(stmt, 0));
-    return r;
+    result->already_there = true;
+    int r = record_load(k, record_id, &result->record, NULL, NULL);
+    if (r < 0 || key->pending || result->record->state != SP__RECORD_STATE__RECORD_STATE_PENDING)
+        return r;
+    r = life_become(k, record_id, SP__RECORD_STATE__RECORD_STATE_ACTIVE, by, "imported again",
+                    NULL);
+    result->record->state = SP__RECORD_STATE__RECORD_STATE_ACTIVE;
+    return r < 0 ? r : life_supersede(k, result->record, by);
 }
 
 static int store_key(struct keeper *k, const Sp__ImportKey *key, const struct material *m,
                      const char *by, Sp__ImportResult *result)
 {
+    const Sp__RecordState state = key->pending ? SP__RECORD_STATE__RECORD_STATE_PENDING
+                                               : SP__RECORD_STATE__RECORD_STATE_ACTIVE;
     char record_id[37];
     uint32_t generation;
 
     int r = find_newest(k, key, m->hmac, &generation, record_id);
-    if (r == 0 && record_id[0]) {
-        result->already_there = true;
-        return record_load(k, record_id, &result->record, NULL, NULL);
-    }
+    if (r == 0 && record_id[0])
+        return take_again(k, key, record_id, by, result);
     if (r == 0)
         r = sp_uuid_make(record_id);
     if (r == 0)
-        r = insert_record(k, key, m, generation + 1, by, record_id);
+        r = insert_record(k, key, m, generation + 1, state, by, record_id);
     if (r == 0)
-        r = supersede(k, key, generation + 1);
-    if (r == 0)
-        r = audit_write(k, by, "key.import", record_id,
-                        "machine %s volume %.100s protector '%.40s' generation %u, %s",
-                        key->machine, key->volume_id, key->protector_id, generation + 1,
-                        sp_enum_name(&sp__secret_type__descriptor, (int)m->type, "SECRET_TYPE_"));
-    return r < 0 ? r : record_load(k, record_id, &result->record, NULL, NULL);
+        r = record_load(k, record_id, &result->record, NULL, NULL);
+    /* Earlier generations stay, for the points that rest on them. */
+    if (r == 0 && !key->pending)
+        r = life_supersede(k, result->record, by);
+    return r < 0 ? r
+                 : audit_write(
+                       k, by, "key.import", record_id,
+                       "machine %s volume %.100s protector '%.40s' generation %u, %s%s",
+                       key->machine, key->volume_id, key->protector_id, generation + 1,
+                       sp_enum_name(&sp__secret_type__descriptor, (int)m->type, "SECRET_TYPE_"),
+                       key->pending ? ", pending" : "");
 }
 
 /* One key. What is wrong with the key goes into the result; a negative errno ends the request. */

@@ -23,11 +23,12 @@ struct followed {
             "SELECT * FROM " #table " WHERE " key "=? ORDER BY " order                             \
     }
 static const struct followed followed[] = {
-    FOLLOW(meta, "name", "1"),        FOLLOW(keks, "kek_id", "1"),
-    FOLLOW(core, "name", "1"),        FOLLOW(controllers, "name", "1"),
-    FOLLOW(users, "name", "1"),       FOLLOW(machines, "machine_id", "1"),
-    FOLLOW(tokens, "token_id", "1"),  FOLLOW(records, "record_id", "1"),
-    FOLLOW(pins, "point_id", "1, 2"), FOLLOW(vault_keys, "vault_id", "1"),
+    FOLLOW(meta, "name", "1"),           FOLLOW(keks, "kek_id", "1"),
+    FOLLOW(core, "name", "1"),           FOLLOW(controllers, "name", "1"),
+    FOLLOW(users, "name", "1"),          FOLLOW(machines, "machine_id", "1"),
+    FOLLOW(tokens, "token_id", "1"),     FOLLOW(records, "record_id", "1"),
+    FOLLOW(pins, "point_id", "1, 2"),    FOLLOW(vault_keys, "vault_id", "1"),
+    FOLLOW(states, "record_id", "1, 2"), FOLLOW(destructions, "record_id", "1"),
 };
 
 static const uint8_t zeroes[32];
@@ -143,6 +144,8 @@ static int append(struct keeper *k, const char *table, const char *key, const ui
     if (!k->sealing_key)
         return -ENOKEY;
     int r = read_head(k, &epoch, previous);
+    if (epoch < k->epoch_floor)
+        epoch = k->epoch_floor;
     struct entry e = {epoch + 1, keeper_now_ms(k), table, key, digest, previous};
     if (r == 0)
         r = hash_entry(&e, hash);
@@ -170,6 +173,11 @@ int journal_note(struct keeper *k, const char *table, const char *key)
         return r < 0 ? r : append(k, table, key, digest);
     }
     return -EINVAL;
+}
+
+void journal_skip(struct keeper *k, uint64_t epoch)
+{
+    k->epoch_floor = epoch;
 }
 
 uint64_t journal_epoch(struct keeper *k)
@@ -249,7 +257,7 @@ int journal_compact(struct keeper *k, uint64_t least)
 
 /* ---- verification ---- */
 
-static int verify_entry(sqlite3_stmt *stmt, uint64_t epoch, const uint8_t previous[32],
+static int verify_entry(sqlite3_stmt *stmt, uint64_t last_epoch, const uint8_t previous[32],
                         uint8_t ret_hash[32])
 {
     struct sp_bytes digest = store_blob(stmt, 4), before = store_blob(stmt, 5),
@@ -260,7 +268,7 @@ static int verify_entry(sqlite3_stmt *stmt, uint64_t epoch, const uint8_t previo
                       store_text(stmt, 3),
                       digest.data,
                       before.data};
-    if (digest.size != 32 || before.size != 32 || hash.size != 32 || e.epoch != epoch ||
+    if (digest.size != 32 || before.size != 32 || hash.size != 32 || e.epoch <= last_epoch ||
         memcmp(before.data, previous, 32) != 0)
         return -EUCLEAN;
     int r = hash_entry(&e, ret_hash);
@@ -294,7 +302,8 @@ static int verify_chain(struct keeper *k, struct sp_why *why)
             epoch = (uint64_t)store_int(stmt, 0) - 1; /* the front was compacted away */
             memcpy(previous, before.data, 32);
         }
-        r = verify_entry(stmt, ++epoch, previous, hash);
+        r = verify_entry(stmt, epoch, previous, hash);
+        epoch = (uint64_t)store_int(stmt, 0);
         if (r < 0)
             return sp_why_set(why, r, "the keystore's journal does not hold at epoch %llu",
                               (unsigned long long)epoch);

@@ -2,13 +2,15 @@
  *
  * The signed history of the keystore. Each change of a followed row is an entry:
  *
- *   hash      = SHA-256(previous ‖ le64 epoch ‖ le64 at_ms ‖ le32 len ‖ table ‖ le32 len ‖ key ‖
- * digest) digest    = SHA-256 over the row's columns (or rows, where several share the key);
- * zeroes: gone signature = by the sealing key over hash
+ *   hash      = SHA-256(previous ‖ le64 epoch ‖ le64 at_ms ‖ le32 len ‖ table ‖ le32 len ‖ key
+ *               ‖ digest)
+ *   digest    = SHA-256 over the row's columns (or rows, where several share the key); zeroes: gone
+ *   signature = by the sealing key over hash
  *
  * Old entries that newer ones for the same key have made idle are dropped from the front now and
- * then (journal_compact). That loses history and no proof: a row whose newest entry is missing does
- * not hold, whoever removed it.
+ * then (journal_compact). Epochs only grow; which of them follow each other is said by `previous`.
+ * That loses history and no proof: a row whose newest entry is missing does not hold, whoever
+ * removed it.
  *
  * The newest epoch stands for the whole keystore: manifests name it. A row that does not match its
  * newest entry, or an entry whose row is gone, is tampering or a damaged file. */
@@ -22,6 +24,9 @@ struct keeper;
 
 /* Adds the entry for what `table` holds under `key` now. In the transaction of the change. */
 int journal_note(struct keeper *, const char *table, const char *key);
+/* The next entries have epochs behind `epoch`: those up to it were used by a keystore that is lost.
+ */
+void journal_skip(struct keeper *, uint64_t epoch);
 /* 0 on an empty journal. */
 uint64_t journal_epoch(struct keeper *);
 /* The newest epoch that changed one of two tables. */

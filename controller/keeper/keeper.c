@@ -17,7 +17,7 @@ enum { PROOFS_AT_ONCE = 2, LOOKS_AT_ONCE = 4, COMPACT_FROM = 20000 };
 /* Opens a KEK from the configured sources. -ENOKEY: none does; why says the last reason. */
 static int open_some_kek(struct keeper *k, struct sp_why *why)
 {
-    static const char *const kinds[] = {KEK_CREDENTIAL, KEK_SCRYPT};
+    static const char *const kinds[] = {KEK_CREDENTIAL, KEK_KEY_FILE, KEK_PKCS11, KEK_SCRYPT};
     bool any = false;
     for (size_t i = 0; i < SP_COUNT(kinds); i++) {
         SP_SECRET struct sp_secret *material = NULL;
@@ -31,9 +31,7 @@ static int open_some_kek(struct keeper *k, struct sp_why *why)
             return 0;
     }
     if (!any)
-        sp_why_set(why, -ENOKEY,
-                   "no KEK is configured: set kek.passphrase_file or kek.credential in "
-                   "keeper.conf");
+        kek_none_configured(why);
     return -ENOKEY;
 }
 
@@ -131,6 +129,7 @@ void keeper_close(struct keeper *k)
         return;
     core_forget(k);
     kek_forget(&k->keks);
+    reconcile_forget(&k->round);
     nonces_free(&k->nonces);
     free(k->sealing_der);
     store_close(k->store);
@@ -184,6 +183,10 @@ static const struct method methods[] = {
     METHOD(LIST_TOKENS) = {"list tokens", WHEN_LOCKED | WHEN_DAMAGED, keeper_list_tokens},
     METHOD(CHECK) = {"check", WHEN_LOCKED | WHEN_DAMAGED, keeper_check},
     METHOD(AUDIT_NOTE) = {"audit note", WHEN_EMPTY | WHEN_LOCKED | WHEN_DAMAGED, keeper_audit_note},
+    METHOD(SHOW_KEY) = {"show key", WHEN_LOCKED | WHEN_DAMAGED, keeper_show_key},
+    METHOD(LIST_KEKS) = {"list KEKs", WHEN_LOCKED | WHEN_DAMAGED, keeper_list_keks},
+    METHOD(WITNESS) = {"witness", 0, keeper_witness},
+    METHOD(RESTORE) = {"restore", WHEN_EMPTY | WITH_FD, keeper_restore},
 };
 
 static int may_run(const struct keeper *k, const struct method *m, int fd, struct sp_why *why)
@@ -263,7 +266,7 @@ static int add_text(char ***array, size_t *count, const char *text)
 static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
 {
     int r = 0;
-    SP_BUFFER struct sp_buffer seen = {0};
+    struct sp_why why = {""};
     char text[600];
     if (k->damage.text[0])
         r = add_text(&s->warnings, &s->n_warnings, k->damage.text);
@@ -271,14 +274,12 @@ static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
         snprintf(text, sizeof(text), "locked: %s", k->lock_text.text);
         r = add_text(&s->warnings, &s->n_warnings, text);
     }
-    if (r == 0 && meta_get(k, "seen_epoch", &seen) == 0 && seen.size == 8 &&
-        sp_le64(seen.data) > s->epoch) {
-        snprintf(text, sizeof(text),
-                 "a manifest knows epoch %llu of this keystore, which is at %llu: it is an older "
-                 "copy; keys imported since are not in it",
-                 (unsigned long long)sp_le64(seen.data), (unsigned long long)s->epoch);
-        r = add_text(&s->warnings, &s->n_warnings, text);
-    }
+    if (r == 0 && reconcile_check(k, &why) < 0)
+        r = add_text(&s->warnings, &s->n_warnings, why.text);
+    if (r == 0 && kek_is_insecure(k))
+        r = add_text(&s->warnings, &s->n_warnings,
+                     "insecure: the keystore's passphrase lies beside it, or others can read it "
+                     "(kek.insecure): whoever copies the host's disk has every key");
     return r;
 }
 

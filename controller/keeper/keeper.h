@@ -6,8 +6,9 @@
  *                                                │
  *      store.c   the keystore's file             ├ ca.c enrol.c machines.c users.c tokens.c
  *      journal.c signed history of changes       ├ records.c pins.c prove.c look.c
- *      audit.c   who asked for what              ├ seal.c release.c copy.c vault_key.c
- *      kek.c wrap.c secrets in the store         └ execute.c nonces.c: what a person signed
+ *      audit.c   who asked for what              ├ seal.c release.c copy.c vault_key.c restore.c
+ *      kek.c wrap.c secrets in the store         ├ life.c reconcile.c: how records end
+ *                                                └ execute.c order.c nonces.c: what a person signed
  *
  * Lock order: keeper.lock only. It is held by every handler but Look and Prove, which take it for
  * the parts that touch the keystore and run provers without it.
@@ -26,6 +27,7 @@
 #include "controller/keeper/kek.h"
 #include "controller/keeper/nonces.h"
 #include "controller/keeper/prover/run.h"
+#include "controller/keeper/reconcile.h"
 #include "controller/keeper/store.h"
 #include <openssl/evp.h>
 #include <openssl/x509.h>
@@ -44,6 +46,7 @@ struct keeper_options {
     struct kek_sources keks;
     const struct sp_clock *clock; /* NULL: the system's */
     keeper_run_fn *run;           /* NULL: proofs and looks are refused */
+    uint64_t destroy_wait_ms;     /* between the two requests that destroy a record; 0: 3 days */
 };
 
 /* A bounded number of provers at once: each may take 1 GiB for argon2id. */
@@ -72,6 +75,9 @@ struct keeper {
     uint8_t box_public[32];
     EVP_PKEY *ca_key, *sealing_key;
     X509 *ca;
+    uint64_t epoch_floor; /* see journal_skip() */
+
+    struct reconcile_round round;
 
     struct nonces nonces;
     uint64_t refusals_since_ms; /* monotonic; refused enrolments of this minute */
@@ -97,7 +103,7 @@ keeper_handler keeper_status, keeper_init, keeper_issue_controller, keeper_enrol
     keeper_identities, keeper_nonce, keeper_execute, keeper_release, keeper_import,
     keeper_list_keys, keeper_keys, keeper_pin, keeper_unpin, keeper_look, keeper_prove, keeper_seal,
     keeper_keystore_copy, keeper_vault_key, keeper_audit, keeper_list_tokens, keeper_check,
-    keeper_audit_note;
+    keeper_audit_note, keeper_show_key, keeper_list_keks, keeper_witness, keeper_restore;
 
 /* core.c: the keeper's own secrets, made once at init, loaded at unlock. */
 int core_make(struct keeper *, struct sp_why *why);

@@ -5,6 +5,8 @@
  *
  *   scrypt        private half AES-256-GCM under scrypt(passphrase file)
  *   credential    the same under scrypt(systemd credential), which may be typed, too
+ *   key-file      the same under scrypt(file of 32 and more random bytes, on another medium)
+ *   pkcs11        private half encrypted to an RSA key of a token (kek_token.h)
  *   recovery-kit  private half = HKDF(kit), stored nowhere
  *
  * Public halves come from the keystore's file, which an attacker may write to. So each KEK vouches
@@ -15,6 +17,7 @@
 
 #include "base/secret.h"
 #include "base/why.h"
+#include <sealpoint/v1/keys.pb-c.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,12 +26,19 @@ enum { KEK_MOST = 8, KEK_KIT_BYTES = 32 };
 
 #define KEK_SCRYPT     "scrypt"
 #define KEK_CREDENTIAL "credential"
+#define KEK_KEY_FILE   "key-file"
+#define KEK_PKCS11     "pkcs11"
 #define KEK_KIT        "recovery-kit"
 
 /* Where KEK material comes from in this process. */
 struct kek_sources {
     const char *passphrase_file; /* NULL or "": none */
     const char *credential;      /* name under $CREDENTIALS_DIRECTORY; NULL or "": none */
+    const char *key_file;        /* NULL or "": none */
+    const char *pkcs11_module;   /* shared object; NULL or "": none */
+    const char *pkcs11_token;    /* label */
+    const char *pkcs11_key;      /* label of an RSA pair on it */
+    const char *pkcs11_pin_file; /* the user PIN */
     bool insecure;               /* a passphrase file beside the keystore or readable by others */
     unsigned scrypt_log_n;       /* of new KEKs; 0: 17 (128 MiB) */
 };
@@ -48,12 +58,27 @@ struct kek_set {
 
 struct keeper;
 
-/* Material of a kind from this process's sources. -ENOENT: not configured. */
+/* Material of a kind from this process's sources: passphrase, bytes of a key file, or a token's
+ * PIN. -ENOENT: not configured. */
 int kek_material(const struct keeper *, const char *kind, struct sp_secret **ret,
                  struct sp_why *why);
 /* Makes a KEK, writes and journals its row and adds it to the set. In a transaction. */
 int kek_add(struct keeper *, const char *kind, const struct sp_secret *material,
             struct sp_why *why);
+/* A KEK beside the others, every DEK wrapped for it; the kit: in place of the old one. In a
+ * transaction, through the open KEK. */
+int kek_change(struct keeper *, const char *kind, const struct sp_secret *material,
+               uint64_t *ret_deks, struct sp_why *why);
+/* Takes a KEK and its wraps away. The open one: only when the configuration opens another, which is
+ * open then. The kit: never. In a transaction. */
+int kek_remove(struct keeper *, const char *kek_id, struct sp_why *why);
+/* After a rollback: the set as it was before, with what is open now. */
+void kek_restore(struct kek_set *, const struct kek_set *before);
+/* For people: the KEK at an index of the set. */
+int kek_describe(struct keeper *, size_t index, Sp__Kek **ret);
+/* The passphrase or key file protects nothing, and kek.insecure lets it pass. */
+bool kek_is_insecure(const struct keeper *);
+int kek_none_configured(struct sp_why *why);
 /* Reads the rows. */
 int kek_load(struct keeper *);
 /* Tries to open a KEK of this kind. 0; -ENOENT: the keystore has none; -EKEYREJECTED: the material

@@ -19,11 +19,19 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
-enum { EXIT_ERROR = 1, EXIT_USAGE = 2, KIT_MOST = 4096, COPY_FILE_MOST = 64 << 20 };
+enum {
+    EXIT_ERROR = 1,
+    EXIT_USAGE = 2,
+    KIT_MOST = 4096,
+    COPY_FILE_MOST = 64 << 20,
+    DESTROY_WAIT_LEAST_MS = 3600 * 1000
+};
 
 struct settings {
     char *socket, *state, *prover, *controller_user;
-    char *passphrase_file, *credential;
+    char *passphrase_file, *credential, *key_file;
+    char *pkcs11_module, *pkcs11_token, *pkcs11_key, *pkcs11_pin_file;
+    uint64_t destroy_wait_ms;
     bool insecure;
 };
 
@@ -34,6 +42,13 @@ static const struct sp_config_option options[] = {
     {"keeper", "controller_user", SP_CONFIG_TEXT, offsetof(struct settings, controller_user), 0, 0},
     {"kek", "passphrase_file", SP_CONFIG_TEXT, offsetof(struct settings, passphrase_file), 0, 0},
     {"kek", "credential", SP_CONFIG_TEXT, offsetof(struct settings, credential), 0, 0},
+    {"kek", "key_file", SP_CONFIG_TEXT, offsetof(struct settings, key_file), 0, 0},
+    {"kek", "pkcs11_module", SP_CONFIG_TEXT, offsetof(struct settings, pkcs11_module), 0, 0},
+    {"kek", "pkcs11_token", SP_CONFIG_TEXT, offsetof(struct settings, pkcs11_token), 0, 0},
+    {"kek", "pkcs11_key", SP_CONFIG_TEXT, offsetof(struct settings, pkcs11_key), 0, 0},
+    {"kek", "pkcs11_pin_file", SP_CONFIG_TEXT, offsetof(struct settings, pkcs11_pin_file), 0, 0},
+    {"keystore", "destroy_wait", SP_CONFIG_DURATION_MS, offsetof(struct settings, destroy_wait_ms),
+     DESTROY_WAIT_LEAST_MS, INT64_MAX},
     {"kek", "insecure", SP_CONFIG_BOOL, offsetof(struct settings, insecure), 0, 0},
     {NULL, NULL, SP_CONFIG_TEXT, 0, 0, 0},
 };
@@ -42,24 +57,29 @@ struct command_line {
     const char *config, *kit, *copy;
     const char *assignments[64];
     size_t assignment_count;
+    bool insecure;
     enum sp_log_format format;
     enum sp_log_level level;
 };
 
 static const char usage[] =
     "usage: sealpoint-keeper [--config FILE] [-o SECTION.KEY=VALUE]...\n"
-    "       sealpoint-keeper [--config FILE] --restore-kit KITFILE --copy FILE\n"
+    "       sealpoint-keeper [--config FILE] --import FILE --recovery-kit KITFILE\n"
     "\n"
     "Holds the keys of guests, the CA key and the sealing key, and serves the controller on a "
     "unix\n"
-    "socket. The second form makes the keystore anew from a copy in the vault.\n"
+    "socket. The second form makes the keystore of an empty state from an export of 'sealpoint\n"
+    "keystore export', or from the copy that every point leaves in its vault.\n"
     "\n"
     "  --config FILE        default /etc/sealpoint/keeper.conf\n"
     "  -o SECTION.KEY=VALUE overrides the file: keeper.socket, keeper.state, keeper.prover,\n"
-    "                       keeper.controller_user, kek.passphrase_file, kek.credential,\n"
-    "                       kek.insecure\n"
-    "  --restore-kit FILE   the recovery kit that 'sealpointd init' printed\n"
-    "  --copy FILE          a keystore copy from a vault\n"
+    "                       keeper.controller_user, keystore.destroy_wait, kek.passphrase_file,\n"
+    "                       kek.key_file, kek.credential, kek.pkcs11_module, kek.pkcs11_token,\n"
+    "                       kek.pkcs11_key, kek.pkcs11_pin_file, kek.insecure\n"
+    "  --insecure           kek.insecure=true: takes a passphrase file that lies beside the\n"
+    "                       keystore; 'sealpoint status' warns about it\n"
+    "  --import FILE        an export of a keystore, or a copy from a vault (keystore/…)\n"
+    "  --recovery-kit FILE  the recovery kit that 'sealpointd init' printed\n"
     "  --log-format FORMAT  text or json\n"
     "  --log-level LEVEL    error, warning, info or debug\n"
     "  --version, --help\n";
@@ -74,6 +94,9 @@ static int parse_option(int c, struct command_line *out)
         if (out->assignment_count == SP_COUNT(out->assignments))
             return -E2BIG;
         out->assignments[out->assignment_count++] = optarg;
+        return 0;
+    case 'i':
+        out->insecure = true;
         return 0;
     case 'k':
         out->kit = optarg;
@@ -93,8 +116,12 @@ static int parse_option(int c, struct command_line *out)
 static int parse(int argc, char **argv, struct command_line *out)
 {
     static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
+                                          {"recovery-kit", required_argument, NULL, 'k'},
+                                          {"import", required_argument, NULL, 'y'},
+                                          /* their names of before */
                                           {"restore-kit", required_argument, NULL, 'k'},
                                           {"copy", required_argument, NULL, 'y'},
+                                          {"insecure", no_argument, NULL, 'i'},
                                           {"log-format", required_argument, NULL, 'f'},
                                           {"log-level", required_argument, NULL, 'l'},
                                           {"version", no_argument, NULL, 'V'},
@@ -241,7 +268,13 @@ static int run(const struct settings *s, const struct command_line *line, struct
                                .prover = s->prover,
                                .keks = {.passphrase_file = s->passphrase_file,
                                         .credential = s->credential,
-                                        .insecure = s->insecure},
+                                        .key_file = s->key_file,
+                                        .pkcs11_module = s->pkcs11_module,
+                                        .pkcs11_token = s->pkcs11_token,
+                                        .pkcs11_key = s->pkcs11_key,
+                                        .pkcs11_pin_file = s->pkcs11_pin_file,
+                                        .insecure = s->insecure || line->insecure},
+                               .destroy_wait_ms = s->destroy_wait_ms,
                                .run = prover_run};
     struct keeper *k = NULL;
     if (line->kit)

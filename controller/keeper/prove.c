@@ -14,6 +14,7 @@
 #include "controller/keeper/job.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
+#include "controller/keeper/life.h"
 #include "controller/keeper/message.h"
 #include "controller/keeper/records.h"
 #include "controller/keeper/rules.h"
@@ -369,7 +370,13 @@ static int finish(struct proving *p, const Sp__KeeperRequest *request, Sp__Signe
         r = store_begin(k->store);
     if (r < 0)
         return r;
-    if (keep)
+    if (s->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+        r = life_proved(k, s->record);
+    if (r == -ENODATA) { /* destroyed meanwhile: nothing of it is kept, no seal takes the proof */
+        keep = false;
+        r = 0;
+    }
+    if (r == 0 && keep)
         r = carry_keep(k, s->record, message_view(s->header_fingerprint), s->proof_id,
                        s->protector_id, p->volume_key);
     if (r == 0)

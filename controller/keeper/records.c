@@ -91,6 +91,8 @@ int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,
     if (r <= 0)
         return r < 0 ? r : -ENOENT;
     r = fill(stmt, &e);
+    if (r == 0 && ret_secret && e->state == SP__RECORD_STATE__RECORD_STATE_DESTROYED)
+        r = -ENODATA;
     if (r == 0 && ret_secret)
         r = open_secret(k, stmt, e, ret_secret);
     if (r < 0)
@@ -128,12 +130,15 @@ int records_of(struct keeper *k, const char *machine_id, const char *volume_id,
                Sp__EscrowRecord ***ret, size_t *ret_count)
 {
     SP_STMT sqlite3_stmt *stmt = NULL;
+    char base[VOLUME_ID_BYTES];
     *ret = NULL;
     *ret_count = 0;
+    /* A clone's key may be under its own id or, the same as before, under the original's. */
     int r = store_query(k->store, &stmt,
                         "SELECT " RECORD_COLUMNS " FROM records WHERE machine_id=? AND "
-                        "volume_id=? AND state<>? ORDER BY created_ms DESC, generation DESC",
-                        "ssi", machine_id, volume_id,
+                        "(volume_id=? OR volume_id=?) AND state<>? "
+                        "ORDER BY created_ms DESC, generation DESC",
+                        "sssi", machine_id, volume_id, sp_volume_id_base(volume_id, base),
                         (int64_t)SP__RECORD_STATE__RECORD_STATE_DESTROYED);
     if (r == 0)
         r = collect(stmt, ret, ret_count);
@@ -155,7 +160,7 @@ int records_verify(struct keeper *k, uint32_t *ret_count, struct sp_why *why)
         SP_SECRET struct sp_secret *secret = NULL;
         ++*ret_count;
         r = fill(stmt, &e);
-        if (r == 0 && !k->locked)
+        if (r == 0 && !k->locked && e->state != SP__RECORD_STATE__RECORD_STATE_DESTROYED)
             r = open_secret(k, stmt, e, &secret);
         if (r < 0)
             return sp_why_set(why, -EBADMSG, "record %.60s does not open: %s", store_text(stmt, 0),

@@ -16,7 +16,7 @@ struct keeper;
 #define KEYSTORE_PROVIDER "keystore"
 
 /* The record (new, sp__escrow_record__free_unpacked) and, if not NULL, its secret and the epoch it
- * came with. -ENOENT; -EBADMSG: the row was tampered with. */
+ * came with. -ENOENT; -EBADMSG: the row was tampered with; -ENODATA: the secret was destroyed. */
 int record_load(struct keeper *, const char *record_id, Sp__EscrowRecord **ret,
                 struct sp_secret **ret_secret, uint64_t *ret_epoch);
 /* Records of one volume that are not destroyed, newest first; array and items are the caller's. */

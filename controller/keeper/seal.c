@@ -90,16 +90,10 @@ static int check_valid(struct keeper *k, const struct judged *j, struct sp_why *
 static int check_epoch(struct keeper *k, const Sp__Manifest *m, struct sp_why *why)
 {
     uint64_t own = journal_epoch(k);
-    uint8_t seen[8];
     if (m->keystore_epoch <= own)
         return 0;
-    sp_put_le64(seen, m->keystore_epoch);
-    int r = store_begin(k->store);
-    if (r == 0)
-        store_end(k->store, meta_set(k, "seen_epoch", (struct sp_bytes){seen, sizeof(seen)}));
     return sp_why_set(why, -ESTALE,
-                      "the manifest knows epoch %llu of the keystore, which is at %llu: it is an "
-                      "older copy",
+                      "the manifest knows epoch %llu of the keystore, which is at %llu",
                       (unsigned long long)m->keystore_epoch, (unsigned long long)own);
 }
 

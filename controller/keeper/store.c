@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SCHEMA_VERSION = 1 };
+enum { SCHEMA_VERSION = 2 };
 
 struct store {
     sqlite3 *db;
@@ -62,6 +62,21 @@ static const char schema[] =
     "CREATE TABLE audit(number INTEGER PRIMARY KEY, entry BLOB NOT NULL, hash BLOB NOT NULL)"
     " STRICT;"
     "CREATE INDEX audit_by_hash ON audit(hash);";
+
+/* Version 2, on a fresh file and on one of version 1. What a record went through is only ever added
+ * to, for this program as well. */
+static const char schema_2[] =
+    "CREATE INDEX records_by_hmac ON records(secret_hmac);"
+    "CREATE TABLE states(record_id TEXT NOT NULL, number INT NOT NULL, state INT NOT NULL,"
+    " at_ms INT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, PRIMARY KEY(record_id, number))"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE TRIGGER states_stay BEFORE UPDATE ON states BEGIN"
+    " SELECT raise(ABORT, 'a state is never overwritten'); END;"
+    "CREATE TRIGGER states_are_kept BEFORE DELETE ON states BEGIN"
+    " SELECT raise(ABORT, 'a state is never removed'); END;"
+    "CREATE TABLE destructions(record_id TEXT PRIMARY KEY, asked_ms INT NOT NULL,"
+    " asked_by TEXT NOT NULL, why TEXT NOT NULL, not_before_ms INT NOT NULL) STRICT;"
+    "PRAGMA user_version=2;";
 
 static int sql_error(int rc)
 {
@@ -240,6 +255,12 @@ int store_integrity(struct store *s, struct sp_why *why)
                       r == 1 ? store_text(stmt, 0) : "it cannot be read");
 }
 
+int store_forget(struct store *s)
+{
+    return sql_error(
+        sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL));
+}
+
 static int set_up(struct store *s, struct sp_why *why)
 {
     SP_STMT sqlite3_stmt *stmt = NULL;
@@ -258,15 +279,16 @@ static int set_up(struct store *s, struct sp_why *why)
     int64_t version = r == 1 ? store_int(stmt, 0) : -1;
     if (version == SCHEMA_VERSION)
         return 0;
-    if (version != 0)
+    if (version != 0 && version != 1)
         return sp_why_set(why, -EPROTONOSUPPORT,
                           "the keystore has schema version %lld, this program knows %d",
                           (long long)version, SCHEMA_VERSION);
+    sqlite3_reset(stmt);
     r = store_begin(s);
-    if (r == 0)
+    if (r == 0 && version == 0)
         r = sql_error(sqlite3_exec(s->db, schema, NULL, NULL, NULL));
     if (r == 0)
-        r = sql_error(sqlite3_exec(s->db, "PRAGMA user_version=1", NULL, NULL, NULL));
+        r = sql_error(sqlite3_exec(s->db, schema_2, NULL, NULL, NULL));
     r = store_end(s, r);
     return r < 0 ? sp_why_set(why, r, "the keystore cannot be made: %s", sqlite3_errmsg(s->db)) : 0;
 }

@@ -4,14 +4,20 @@
  * durable. Only this file and its callers in the keeper know SQL. One thread at a time: the
  * keeper's lock.
  *
- *   core        the keeper's own secrets: CA key, sealing key, box key, MAC key   ┐ each secret
- * under records     generations of guests' keys; never overwritten                    │ its own
- * DEK; the DEK tokens      enrolment tokens                                                  │
- * wrapped for every KEK vault_keys  keys of clear chunks, one a vault │ in `wraps` carry volume
- * keys of headers that a record opened before               ┘ keks, wraps, meta, controllers,
- * users, machines, pins, seals journal     signed, hash-chained: every change of the tables above
- * but wraps, carry and seals audit       hash-chained: who asked for what, and what came of it
- */
+ * Each secret under its own DEK, the DEK wrapped for every KEK in `wraps`:
+ *
+ *   core        the keeper's own: CA key, sealing key, box key, MAC key
+ *   records     generations of guests' keys; never overwritten
+ *   tokens      enrolment tokens
+ *   vault_keys  keys of clear chunks, one a vault
+ *   carry       volume keys of headers that a record opened before
+ *
+ * Without secrets:
+ *
+ *   states, destructions   what each record went through, and which are to be destroyed
+ *   keks, wraps, meta, controllers, users, machines, pins, seals
+ *   journal     signed, hash-chained: every change of the tables above but wraps, carry and seals
+ *   audit       hash-chained: who asked for what, and what came of it */
 #ifndef SEALPOINT_KEEPER_STORE_H
 #define SEALPOINT_KEEPER_STORE_H
 
@@ -51,6 +57,9 @@ static inline int64_t store_int(sqlite3_stmt *s, int column)
 /* A copy of the database as it is committed now, changed by `sql` and packed tight: the bytes of
  * its file, to sqlite3_free(). */
 int store_copy(struct store *, const char *sql, uint8_t **ret, size_t *ret_size);
+/* Folds the write-ahead log into the file and empties it: what was removed before is then in
+ * neither (secure_delete). Outside a transaction. -EBUSY: somebody reads the file. */
+int store_forget(struct store *);
 /* SQLite's own check; problems as a text in why. 0 or -EUCLEAN. */
 int store_integrity(struct store *, struct sp_why *why);
 

@@ -109,8 +109,9 @@ int wrap_open(struct keeper *k, const char *dek_id, struct sp_bytes nonce, struc
     return r;
 }
 
-int wrap_all_for(struct keeper *k, size_t index)
+int wrap_all_for(struct keeper *k, size_t index, uint64_t *ret_count)
 {
+    uint64_t count = 0;
     SP_STMT sqlite3_stmt *stmt = NULL;
     int r = store_query(k->store, &stmt, "SELECT DISTINCT dek_id FROM wraps WHERE kek_id=?", "s",
                         k->keks.items[k->keks.open].kek_id);
@@ -121,7 +122,10 @@ int wrap_all_for(struct keeper *k, size_t index)
         r = open_dek(k, dek_id, &dek);
         if (r == 0)
             r = wrap_for(k, &k->keks.items[index], dek_id, dek);
+        count++;
     }
+    if (ret_count)
+        *ret_count = count;
     return r;
 }
 

@@ -22,8 +22,8 @@ int wrap_seal(struct keeper *, struct sp_bytes aad, const struct sp_secret *plai
 /* -ENOKEY: no KEK is open, or the DEK is not wrapped for it; -EBADMSG: tampered or moved. */
 int wrap_open(struct keeper *, const char *dek_id, struct sp_bytes nonce, struct sp_bytes aad,
               struct sp_bytes ciphertext, struct sp_secret **ret);
-/* Wraps every DEK for KEK `index` too. In a transaction. */
-int wrap_all_for(struct keeper *, size_t index);
+/* Wraps every DEK for KEK `index` too. In a transaction. ret_count may be NULL. */
+int wrap_all_for(struct keeper *, size_t index, uint64_t *ret_count);
 /* Removes the wraps of one DEK. */
 int wrap_drop(struct keeper *, const char *dek_id);
 

@@ -189,7 +189,7 @@ static void test_a_copy_of_another_keystore_is_refused(void **state)
                 if (strcmp(r->k->keks.items[j].kind, KEK_KIT) == 0)
                     memcpy(stranger->k->keks.items[i].public_key, r->k->keks.items[j].public_key,
                            32);
-    assert_int_equal(copy_make(stranger->k, &copy, &epoch, &why), 0);
+    assert_int_equal(copy_make(stranger->k, false, &copy, &epoch, &why), 0);
     assert_true(copy_restore(&h->options, r->kit, (struct sp_bytes){copy.data, copy.size}, &why) <
                 0);
     rig_teardown(&other);
