@@ -17,10 +17,12 @@ enum {
     FIRST_RETRY_MS = 1000,
     MOST_RETRY_MS = 60000,
     HEARTBEAT_MS = 60000,
-    LEAST_HEARTBEAT_MS = 500
+    SLACK_MS = 10000, /* while it is open, core's only timer is the keepalive */
+    LEAST_HEARTBEAT_MS = 500,
+    COMMAND_TICK_MS = 1000 /* while one is under way there may be a signal to act on */
 };
 
-static const char *const capabilities[] = {"freeze", "inventory"};
+static const char *const capabilities[] = {"freeze", "inventory", "hooks"};
 
 enum state { WAITING, CONNECTING, OPEN };
 
@@ -36,13 +38,14 @@ struct session {
     uint64_t retry_at_ms, connected_at_ms, heartbeat_at_ms;
     unsigned retry_ms, heartbeat_every_ms;
     uint64_t heartbeats;
-    bool quarantined;
     unsigned goodbye_ms;
+
+    pthread_mutex_t inventory_order; /* one sends at a time: the newest comes last; before `lock` */
 
     pthread_mutex_t lock; /* what other threads touch */
     enum state state;
     struct rpc_call *call;
-    bool stopping;
+    bool stopping, quarantined;
     Sp__Inventory *inventory;
     uint8_t sent_digest[32];
     bool inventory_due;
@@ -97,39 +100,53 @@ void session_event(struct session *s, const char *kind, const char *text)
     send_message(s, &message);
 }
 
-void session_set_inventory(struct session *s, Sp__Inventory *inventory)
+/* What is due, unless nobody may hear it. */
+static Sp__Inventory *take_due_inventory(struct session *s)
 {
+    Sp__Inventory *inventory = NULL;
     pthread_mutex_lock(&s->lock);
-    Sp__Inventory *old = s->inventory;
-    s->inventory = inventory;
-    if (!old || memcmp(s->sent_digest, inventory->digest.data, 32) != 0)
-        s->inventory_due = true;
+    if (s->state == OPEN && !s->quarantined && s->inventory && s->inventory_due) {
+        inventory = (Sp__Inventory *)sp_message_copy(&s->inventory->base);
+        s->inventory_due = !inventory;
+    }
+    if (inventory) {
+        inventory->sequence = ++s->inventories;
+        memcpy(s->sent_digest, s->inventory->digest.data, 32);
+    }
     pthread_mutex_unlock(&s->lock);
-    sp__inventory__free_unpacked(old, NULL);
+    return inventory;
 }
 
 static void send_inventory(struct session *s)
 {
+    pthread_mutex_lock(&s->inventory_order);
+    Sp__Inventory *inventory = take_due_inventory(s);
+    if (inventory) {
+        Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
+        message.kind_case = SP__AGENT_MESSAGE__KIND_INVENTORY;
+        message.inventory = inventory;
+        if (send_message(s, &message) < 0) {
+            pthread_mutex_lock(&s->lock);
+            s->inventory_due = true;
+            pthread_mutex_unlock(&s->lock);
+        }
+        sp__inventory__free_unpacked(inventory, NULL);
+    }
+    pthread_mutex_unlock(&s->inventory_order);
+}
+
+bool session_set_inventory(struct session *s, Sp__Inventory *inventory)
+{
     pthread_mutex_lock(&s->lock);
-    Sp__Inventory *inventory = NULL;
-    if (s->inventory && s->inventory_due) {
-        inventory = (Sp__Inventory *)sp_message_copy(&s->inventory->base);
-        s->inventory_due = false;
-        memcpy(s->sent_digest, s->inventory->digest.data, 32);
-    }
+    Sp__Inventory *old = s->inventory;
+    bool new = !old || memcmp(old->digest.data, inventory->digest.data, 32) != 0;
+    s->inventory = inventory;
+    /* It may have gone back to what was sent before anything else was. */
+    s->inventory_due |= memcmp(s->sent_digest, inventory->digest.data, 32) != 0;
     pthread_mutex_unlock(&s->lock);
-    if (!inventory)
-        return;
-    inventory->sequence = ++s->inventories;
-    Sp__AgentMessage message = SP__AGENT_MESSAGE__INIT;
-    message.kind_case = SP__AGENT_MESSAGE__KIND_INVENTORY;
-    message.inventory = inventory;
-    if (send_message(s, &message) < 0) {
-        pthread_mutex_lock(&s->lock);
-        s->inventory_due = true;
-        pthread_mutex_unlock(&s->lock);
-    }
-    sp__inventory__free_unpacked(inventory, NULL);
+    sp__inventory__free_unpacked(old, NULL);
+    send_inventory(s);
+    return new;
 }
 
 static Sp__FreezeState *freeze_state(struct session *s)
@@ -156,6 +173,7 @@ static void send_heartbeat(struct session *s)
     if (heartbeat.freeze)
         sp__freeze_state__free_unpacked(heartbeat.freeze, NULL);
     s->heartbeat_at_ms = now_ms() + s->heartbeat_every_ms;
+    rpc_loop_tick_within(s->options.loop, s->heartbeat_every_ms);
 }
 
 static int send_hello(struct session *s, struct rpc_call *call)
@@ -207,6 +225,7 @@ static void wait_for_retry(struct session *s)
         ms = s->goodbye_ms / 2 + jittered(s->goodbye_ms / 2);
     s->goodbye_ms = 0;
     s->retry_at_ms = now_ms() + ms;
+    rpc_loop_tick_within(s->options.loop, ms);
 }
 
 /* ---- receiving ---- */
@@ -231,15 +250,16 @@ static void welcome(struct session *s, const Sp__Welcome *m)
         drop(s, "an older controller: its fence is behind the one seen before");
         return;
     }
-    s->quarantined = m->quarantined;
     if (s->commands)
         commands_set_quarantined(s->commands, m->quarantined);
     s->heartbeat_every_ms = m->heartbeat_ms ? m->heartbeat_ms : HEARTBEAT_MS;
     if (s->heartbeat_every_ms < LEAST_HEARTBEAT_MS)
         s->heartbeat_every_ms = LEAST_HEARTBEAT_MS;
     s->retry_ms = s->options.first_retry_ms;
+    rpc_set_slack(SLACK_MS);
     pthread_mutex_lock(&s->lock);
     s->state = OPEN;
+    s->quarantined = m->quarantined;
     s->inventory_due = true;
     s->inventories = 0;
     pthread_mutex_unlock(&s->lock);
@@ -250,8 +270,7 @@ static void welcome(struct session *s, const Sp__Welcome *m)
         sp_log(SP_LOG_INFO, "connected", "controller", m->controller_name, "fence",
                SP_LOG_NUMBER(m->fence), NULL);
     send_heartbeat(s);
-    if (!s->quarantined)
-        send_inventory(s);
+    send_inventory(s);
 }
 
 static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
@@ -265,8 +284,10 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
     case SP__CONTROLLER_MESSAGE__KIND_COMMAND:
         if (s->state != OPEN)
             drop(s, "a command before Welcome");
-        else if (s->commands)
+        else if (s->commands) {
             commands_receive(s->commands, m->command);
+            rpc_loop_tick_within(s->options.loop, COMMAND_TICK_MS);
+        }
         break;
     case SP__CONTROLLER_MESSAGE__KIND_GOODBYE:
         sp_log(SP_LOG_INFO, "controller says goodbye", "text", m->goodbye->text, NULL);
@@ -281,6 +302,7 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 static void on_closed(struct rpc_call *call, int status, const char *detail)
 {
     struct session *s = rpc_data(call);
+    rpc_set_slack(0);
     pthread_mutex_lock(&s->lock);
     bool was_open = s->state == OPEN, stopping = s->stopping;
     s->state = WAITING;
@@ -303,6 +325,7 @@ static void dial(struct session *s)
 {
     struct rpc_call *call = NULL;
     s->connected_at_ms = now_ms();
+    rpc_loop_tick_within(s->options.loop, WELCOME_MS + 1);
     pthread_mutex_lock(&s->lock);
     bool stopping = s->stopping;
     if (!stopping)
@@ -340,8 +363,7 @@ void session_tick(struct session *s)
     case OPEN:
         if (now >= s->heartbeat_at_ms)
             send_heartbeat(s);
-        if (!s->quarantined)
-            send_inventory(s);
+        send_inventory(s); /* one that found no room in the queue */
         break;
     }
 }
@@ -384,6 +406,7 @@ int session_new(const struct session_options *options, const struct agent_identi
     s->retry_ms = s->options.first_retry_ms;
     s->method = rpc_bind("AgentLink/Session", NULL, on_message, NULL, on_closed);
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->inventory_order, NULL);
     host_read(&s->host);
     int r = s->controller ? sp_random(s->epoch, sizeof(s->epoch)) : -ENOMEM;
     if (r == 0)
@@ -406,6 +429,7 @@ void session_free(struct session *s)
         rpc_channel_free(s->channel);
     sp__inventory__free_unpacked(s->inventory, NULL);
     pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->inventory_order);
     free(s->controller);
     free(s);
 }

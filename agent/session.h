@@ -32,7 +32,7 @@ void session_free(struct session *s);
 /* Commands go here; before the first tick. */
 void session_set_commands(struct session *s, struct commands *commands);
 
-/* Once a second, on the loop. */
+/* Does what is due. On the loop; asks it for the next tick (rpc_loop_tick_within()). */
 void session_tick(struct session *s);
 /* Another certificate: ends the stream and dials again with it. On the loop. */
 int session_use_identity(struct session *s, const struct agent_identity *identity,
@@ -42,8 +42,9 @@ int session_use_identity(struct session *s, const struct agent_identity *identit
 /* Sends an answer if the session is open. */
 void session_answer(struct session *s, const Sp__Answer *answer);
 void session_event(struct session *s, const char *kind, const char *text);
-/* The newest inventory; sent when its digest is new to the controller. Takes it. */
-void session_set_inventory(struct session *s, Sp__Inventory *inventory);
+/* The newest inventory; sent at once when its digest is new to the controller. Takes it. True if it
+ * says something else than the one before. */
+bool session_set_inventory(struct session *s, Sp__Inventory *inventory);
 /* Ends the stream for good. */
 void session_stop(struct session *s);
 bool session_is_open(struct session *s);

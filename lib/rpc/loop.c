@@ -16,6 +16,7 @@ int rpc_loop_new(struct rpc_loop **ret)
     }
     atomic_init(&loop->refs, 1);
     pthread_mutex_init(&loop->lock, NULL);
+    loop->tick_at = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     *ret = loop;
     return 0;
 }
@@ -36,16 +37,28 @@ void rpc_loop_every(struct rpc_loop *loop, unsigned ms, void (*fn)(void *), void
     loop->tick_arg = arg;
 }
 
+static gpr_timespec in_ms(unsigned ms)
+{
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(ms, GPR_TIMESPAN));
+}
+
+void rpc_loop_tick_within(struct rpc_loop *loop, unsigned ms)
+{
+    gpr_timespec at = in_ms(ms);
+    if (gpr_time_cmp(at, loop->tick_at) < 0)
+        loop->tick_at = at;
+}
+
 /* Core has no public alarm: the deadline of `next` is the timer. */
 void rpc_loop_run(struct rpc_loop *loop)
 {
-    gpr_timespec step = gpr_time_from_millis(loop->tick_ms, GPR_TIMESPAN);
-    gpr_timespec next = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
 
     if (loop->tick)
-        next = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), step);
+        rpc_loop_tick_within(loop, loop->tick_ms);
     for (;;) {
-        grpc_event event = grpc_completion_queue_next(loop->queue, next, NULL);
+        grpc_event event =
+            grpc_completion_queue_next(loop->queue, loop->tick ? loop->tick_at : never, NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return;
         if (event.type == GRPC_OP_COMPLETE) {
@@ -55,10 +68,9 @@ void rpc_loop_run(struct rpc_loop *loop)
         }
         if (!loop->tick)
             continue;
-        gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
-        if (gpr_time_cmp(now, next) >= 0) {
+        if (gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), loop->tick_at) >= 0) {
+            loop->tick_at = in_ms(loop->tick_ms); /* a late tick brings no burst after it */
             loop->tick(loop->tick_arg);
-            next = gpr_time_add(now, step); /* a late tick does not bring a burst after it */
         }
     }
 }

@@ -170,6 +170,8 @@ int rpc_loop_start(struct rpc_loop *);
 void rpc_loop_run(struct rpc_loop *);
 /* One ticker: fn runs on the loop every ms. Before start or run. */
 void rpc_loop_every(struct rpc_loop *, unsigned ms, void (*fn)(void *), void *arg);
+/* The next tick comes within this time. On the loop, or before it runs. */
+void rpc_loop_tick_within(struct rpc_loop *, unsigned ms);
 /* From any thread, also from a handler; run returns when every call has ended (it cancels none;
  * rpc_open fails from now on). */
 void rpc_loop_stop(struct rpc_loop *);
@@ -210,5 +212,11 @@ int rpc_stream(struct rpc_channel *, const struct rpc_method *, const ProtobufCM
  * lib/base/log.h at debug level. */
 void rpc_setup(void);
 void rpc_teardown(void);
+
+/* For a process that rests: core's own timers (keepalive, handshakes, back-off) may be late by this
+ * much, so that its threads wake less often. Deadlines of calls are timers too; ticks of loops are
+ * not. 0, as at the start: exact. Only where core is linked statically; else it does nothing. Any
+ * thread. */
+void rpc_set_slack(unsigned ms);
 
 #endif

@@ -166,7 +166,8 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
     struct controller *c = self_of(call);
     const Sp__AgentMessage *m = (const Sp__AgentMessage *)message;
     pthread_mutex_lock(&c->lock);
-    if (m->kind_case == SP__AGENT_MESSAGE__KIND_HELLO) {
+    if (m->kind_case == SP__AGENT_MESSAGE__KIND_HELLO &&
+        strcmp(m->hello->machine_id, rpc_peer(call)->name) == 0) {
         if (c->call)
             rpc_unref(c->call);
         rpc_ref(call);
