@@ -10,8 +10,12 @@
  *   size×16: u16 size, u16 version, u32 CRC-32 of all before
  *
  * A volume whose sector 0 is lost is still BitLocker: each copy names all three, so that one good
- * copy is enough; it is searched for in the first part of the volume, where Windows puts it, and
- * only when nothing else begins there. */
+ * copy is enough. It is looked for through the backup boot sector at the end of the volume, then by
+ * its signature where Windows puts the first copy as a rule (from 33 MiB on), then in all of the
+ * first part; and only when nothing else begins there.
+ *
+ * The copies are read where sector 0 says; where the good ones say that they lie elsewhere, there.
+ * Vista's sector 0 knows of one copy only. */
 #include "volume/internal.h"
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +30,9 @@ enum {
     GUID_AT_TOGO = 424,
     SEARCH_BYTES = 64 << 20,
     SEARCH_STEP = 1 << 20,
+    USUAL_AT = 33 << 20, /* the first copy in most volumes */
+    USUAL_BYTES = 1 << 20,
+    TAIL_BYTES = 64 << 10,  /* holds the backup boot sector, a cluster may follow it */
     SEARCH_CANDIDATES = 64, /* signatures tried; a hostile volume may be full of them */
     ENTRY_VMK = 0x0002,
     ENTRY_DESCRIPTION = 0x0007,
@@ -65,6 +72,7 @@ struct volume {
     struct copy copies[COPIES];
     size_t count;
     const struct copy *best;
+    bool misled; /* sector 0 names places where the copies are not */
 };
 
 static void volume_clear(struct volume *v)
@@ -84,16 +92,9 @@ static void boot_from_guid(const uint8_t *at, struct boot *b)
     b->count = COPIES;
 }
 
-static int read_boot(const struct volume_reader *reader, struct boot *b)
+static void parse_boot(const uint8_t s[SECTOR], struct boot *b)
 {
-    uint8_t s[SECTOR];
-    *b = (struct boot){0};
-    if (reader->size_bytes < sizeof s)
-        return 0;
-    int rc = volume_read(reader, 0, s, sizeof s);
-    if (rc < 0)
-        return rc;
-    b->sector_bytes = sp_le16(s + 11);
+    *b = (struct boot){.sector_bytes = sp_le16(s + 11)};
     if (memcmp(s + 3, signature, 8) == 0) {
         b->found = true;
         if (s[1] == 0x52) { /* Vista: one cluster number instead of three offsets */
@@ -108,7 +109,20 @@ static int read_boot(const struct volume_reader *reader, struct boot *b)
         boot_from_guid(s + GUID_AT_TOGO, b);
         b->found = b->recognised;
     }
-    return 0;
+    if (!b->found)
+        *b = (struct boot){0};
+}
+
+static int read_boot(const struct volume_reader *reader, struct boot *b)
+{
+    uint8_t s[SECTOR];
+    *b = (struct boot){0};
+    if (reader->size_bytes < sizeof s)
+        return 0;
+    int rc = volume_read(reader, 0, s, sizeof s);
+    if (rc == 0)
+        parse_boot(s, b);
+    return rc;
 }
 
 /* ---- metadata copies ---- */
@@ -197,18 +211,37 @@ static int read_copies(const struct volume_reader *reader, const uint64_t *offse
     return 0;
 }
 
+/* The places of all copies, as a good one knows them. False if it does not even know its own. */
+static bool offsets_by_copy(const struct copy *c, uint64_t offsets[COPIES])
+{
+    bool knows = false;
+    for (size_t i = 0; i < COPIES; i++) {
+        offsets[i] = sp_le64(c->data + 32 + 8 * i);
+        knows |= offsets[i] == c->offset;
+    }
+    return knows;
+}
+
+/* The copies by the boot sector, then by what the best of them says. */
+static int read_copies_by_boot(const struct volume_reader *reader, const struct boot *b,
+                               struct volume *v)
+{
+    uint64_t own[COPIES];
+    int rc = read_copies(reader, b->offsets, b->count, v);
+    if (rc < 0 || !v->best || !offsets_by_copy(v->best, own) ||
+        (b->count == COPIES && !memcmp(own, b->offsets, sizeof own)))
+        return rc;
+    v->misled = b->count == COPIES;
+    return read_copies(reader, own, COPIES, v);
+}
+
 /* A good copy that knows its own place leads to the others. 1: found. */
 static int try_candidate(const struct volume_reader *reader, uint64_t offset, struct volume *v)
 {
     struct copy c = {0};
     uint64_t offsets[COPIES];
     int rc = read_copy(reader, offset, &c);
-    bool knows = false;
-    if (rc == 0 && c.good)
-        for (size_t i = 0; i < COPIES; i++) {
-            offsets[i] = sp_le64(c.data + 32 + 8 * i);
-            knows |= offsets[i] == offset;
-        }
+    bool knows = rc == 0 && c.good && offsets_by_copy(&c, offsets);
     free(c.data);
     if (rc < 0 || !knows)
         return rc;
@@ -216,14 +249,38 @@ static int try_candidate(const struct volume_reader *reader, uint64_t offset, st
     return rc < 0 ? rc : v->best != NULL;
 }
 
-static int search(const struct volume_reader *reader, struct volume *v)
+/* The backup boot sector: the last sector of the volume, or one a little before the end of what
+ * holds it. */
+static int try_backup(const struct volume_reader *reader, struct volume *v)
 {
-    uint64_t end = reader->size_bytes < SEARCH_BYTES ? reader->size_bytes : SEARCH_BYTES;
+    uint64_t size = reader->size_bytes / SECTOR * SECTOR;
+    uint32_t length = size < TAIL_BYTES ? (uint32_t)size : TAIL_BYTES;
+    SP_FREE uint8_t *tail = malloc(TAIL_BYTES);
+    if (!tail)
+        return -ENOMEM;
+    int rc = volume_read(reader, size - length, tail, length);
+    for (uint32_t at = length; rc == 0 && !v->best && at >= SECTOR; at -= SECTOR) {
+        struct boot b;
+        parse_boot(tail + at - SECTOR, &b);
+        if (!b.found || !b.recognised)
+            continue;
+        rc = read_copies_by_boot(reader, &b, v);
+        if (v->best && !v->boot.found) {
+            v->boot = b;
+            v->boot.found = false; /* sector 0 is lost all the same */
+        }
+    }
+    return rc;
+}
+
+/* By signature in [from, end). 1: found. */
+static int search(const struct volume_reader *reader, uint64_t from, uint64_t end, struct volume *v)
+{
     unsigned tried = 0;
     SP_FREE uint8_t *step = malloc(SEARCH_STEP);
     if (!step)
         return -ENOMEM;
-    for (uint64_t at = 0; at < end; at += SEARCH_STEP) {
+    for (uint64_t at = from; at < end; at += SEARCH_STEP) {
         uint32_t now = end - at < SEARCH_STEP ? (uint32_t)(end - at) : SEARCH_STEP;
         int rc = volume_read(reader, at, step, now);
         if (rc < 0)
@@ -237,6 +294,17 @@ static int search(const struct volume_reader *reader, struct volume *v)
         }
     }
     return 0;
+}
+
+static int find_copies(const struct volume_reader *reader, struct volume *v)
+{
+    uint64_t size = reader->size_bytes, usual = USUAL_AT + USUAL_BYTES;
+    int rc = try_backup(reader, v);
+    if (rc == 0 && !v->best)
+        rc = search(reader, USUAL_AT, size < usual ? size : usual, v);
+    if (rc == 0 && !v->best && !reader->brief)
+        rc = search(reader, 0, size < SEARCH_BYTES ? size : SEARCH_BYTES, v);
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- facts ---- */
@@ -348,14 +416,15 @@ static int add_vmk(const uint8_t *entry, uint32_t size, Sp__HeaderFacts *facts)
     return 0;
 }
 
-static int add_entries(const struct copy *c, Sp__HeaderFacts *facts)
+static int add_entries(const struct copy *c, bool only_description, Sp__HeaderFacts *facts)
 {
-    uint32_t at = HEADER_BYTES, end = BLOCK_BYTES + sp_le32(c->data + BLOCK_BYTES), size;
+    uint32_t at = HEADER_BYTES, listed = sp_le32(c->data + BLOCK_BYTES), size;
+    uint32_t end = listed < c->size - BLOCK_BYTES ? BLOCK_BYTES + listed : c->size;
     const uint8_t *entry;
     while (next_entry(c->data, &at, end, &entry, &size)) {
         uint16_t type = sp_le16(entry + 2), value = sp_le16(entry + 4);
         int rc = 0;
-        if (type == ENTRY_VMK && value == VALUE_VMK)
+        if (type == ENTRY_VMK && value == VALUE_VMK && !only_description)
             rc = add_vmk(entry, size, facts);
         else if (type == ENTRY_DESCRIPTION && value == VALUE_UNICODE)
             rc = set_utf16(&facts->description, entry + 8, size - 8);
@@ -395,8 +464,9 @@ static int set_state(const struct volume *v, uint64_t volume_bytes, Sp__HeaderFa
     if (eow && now == 4)
         name = "encrypt-on-write";
     facts->conversion_in_progress = eow || now != next || (now != 1 && now != 4);
+    /* How much is encrypted; on an encrypt-on-write volume it says how much will be. */
     uint64_t done = sp_le64(v->best->data + 16);
-    if (facts->conversion_in_progress && !eow && volume_bytes && done <= volume_bytes)
+    if (!eow && volume_bytes && done <= volume_bytes)
         facts->conversion_percent = (uint32_t)((double)done * 100 / (double)volume_bytes);
     return volume_set_text(&facts->state, name, 32);
 }
@@ -427,18 +497,21 @@ static int fill(const struct volume *v, uint64_t volume_bytes, Sp__HeaderFacts *
     char guid[37];
     const uint8_t *d = v->best->data;
     facts->version = sp_le16(d + 10);
-    facts->sector_bytes = v->boot.found ? v->boot.sector_bytes : 0;
+    facts->sector_bytes = v->boot.sector_bytes; /* of a lost sector 0: of its backup, else 0 */
     facts->created_unix_ms = unix_ms_of(sp_le64(d + 104));
     volume_guid_text(d + 80, guid);
     if (volume_set_text(&facts->uuid, guid, sizeof guid) < 0 ||
         set_cipher(sp_le16(d + 100), facts) < 0 || set_state(v, volume_bytes, facts) < 0 ||
-        add_entries(v->best, facts) < 0 || add_copies(v, facts) < 0)
+        add_entries(v->best, false, facts) < 0 || add_copies(v, facts) < 0)
         return -ENOMEM;
     if (!v->boot.found)
         return volume_set_damage(facts, "sector 0 is lost, the metadata copies are not: rebuild it "
                                         "from them (repair-bde) before anything can open it");
     if (!v->boot.recognised)
         return volume_set_damage(facts, "sector 0 has an unknown recognition GUID");
+    if (v->misled)
+        return volume_set_damage(facts, "sector 0 names places where the metadata copies are not: "
+                                        "rebuild it from them (repair-bde)");
     return 0;
 }
 
@@ -454,7 +527,7 @@ static int fill_damaged(const struct volume *v, Sp__HeaderFacts *facts)
         char guid[37];
         volume_guid_text(c->data + 80, guid);
         facts->version = sp_le16(c->data + 10);
-        if (volume_set_text(&facts->uuid, guid, sizeof guid) < 0)
+        if (volume_set_text(&facts->uuid, guid, sizeof guid) < 0 || add_entries(c, true, facts) < 0)
             return -ENOMEM;
         break;
     }
@@ -470,15 +543,18 @@ static int probe_volume(const struct volume_reader *reader, struct volume *v,
     int rc = read_boot(reader, &v->boot);
     if (rc < 0)
         return rc;
-    if (v->boot.found && (rc = read_copies(reader, v->boot.offsets, v->boot.count, v)) < 0)
+    if (v->boot.found && (rc = read_copies_by_boot(reader, &v->boot, v)) < 0)
         return rc;
     if (!v->boot.found) {
         rc = volume_holds_something_else(reader);
         if (rc != 0)
             return rc < 0 ? rc : VOLUME_NO;
     }
-    if (!v->best && (rc = search(reader, v)) < 0)
-        return rc;
+    if (!v->best) {
+        if ((rc = find_copies(reader, v)) < 0)
+            return rc;
+        v->misled = v->best != NULL;
+    }
     if (!v->best && !v->boot.found)
         return VOLUME_NO;
     rc = v->best ? fill(v, reader->size_bytes, facts) : fill_damaged(v, facts);

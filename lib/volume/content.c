@@ -105,12 +105,24 @@ static int chase_hfs(const struct volume_reader *reader, int fd)
     return chase(reader, fd, sp_be16(s + 126), sp_be32(s + 20), (uint64_t)sp_be16(s + 28) * 512);
 }
 
+/* BitLocker: where the metadata are, without which libblkid does not believe sector 0. */
+static int chase_bitlocker(const struct volume_reader *reader, int fd, const uint8_t *s)
+{
+    bool to_go = memcmp(s + 3, "MSWIN4.1", 8) == 0;
+    return copy_range(reader, fd, sp_le64(s + (to_go ? 440 : 176)), PAGE);
+}
+
 static int chase_all(const struct volume_reader *reader, int fd)
 {
     uint8_t s[512];
     int rc = volume_read(reader, 0, s, sizeof s);
     if (rc < 0)
         return rc == -ERANGE ? 0 : rc;
+    if (memcmp(s + 3, "-FVE-FS-", 8) == 0 || memcmp(s + 3, "MSWIN4.1", 8) == 0) {
+        rc = chase_bitlocker(reader, fd, s);
+        if (rc < 0)
+            return rc;
+    }
     if (memcmp(s + 3, "NTFS    ", 8) == 0)
         return chase_ntfs(reader, fd, s);
     if (memcmp(s + 3, "EXFAT   ", 8) == 0)
@@ -232,6 +244,8 @@ int volume_content_clear(const struct volume_reader *reader, Sp__Content **ret, 
 
 int volume_holds_something_else(const struct volume_reader *reader)
 {
+    if (reader->other != VOLUME_OTHER_ASK)
+        return reader->other == VOLUME_OTHER_THERE;
     struct volume_table *table = NULL;
     int rc = volume_table_read(reader, 0, &table);
     if (rc < 0)

@@ -194,62 +194,16 @@ static int capture(struct look *l, const struct volume_node *node, const char *v
     return 0;
 }
 
-/* Ways to unlock that a person or an escrow can hold: not the machine's own chip. */
-static bool has_escrowable(const Sp__HeaderFacts *f)
-{
-    for (size_t i = 0; i < f->n_protectors; i++) {
-        const Sp__Protector *p = f->protectors[i];
-        switch ((int)p->type) {
-        case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_LUKS_KEYSLOT:
-            if (p->usable)
-                return true;
-            break;
-        case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_STARTUP_KEY:
-        case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_RECOVERY_PASSWORD:
-        case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_PASSWORD:
-        case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_CLEAR_KEY:
-            return true;
-        default:
-            break;
-        }
-    }
-    return false;
-}
+struct fault_sink {
+    struct look *look;
+    const struct volume_node *node;
+    const char *volume_id;
+};
 
-static int find_copies(struct look *l, const struct volume_node *node, const char *id,
-                       const Sp__HeaderFacts *f)
+static int add_fault(void *self, Sp__Reason reason, bool is_note, const char *text)
 {
-    for (size_t i = 0; i < f->n_copies; i++) {
-        const Sp__HeaderCopy *c = f->copies[i];
-        if (c->health == SP__COPY_HEALTH__COPY_HEALTH_GOOD)
-            continue;
-        int rc = look_find(l, SP__REASON__REASON_HEADER_DAMAGED, true, node, id,
-                           "the header copy at byte %llu is not good (%s), another one is used",
-                           (unsigned long long)c->offset_bytes, c->problem);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
-static int find_faults(struct look *l, const struct volume_node *node, const char *id,
-                       const Sp__HeaderFacts *f)
-{
-    if (f->damaged)
-        return look_find(l, SP__REASON__REASON_HEADER_DAMAGED, false, node, id,
-                         "the header is damaged: %s", f->damage);
-    int rc = find_copies(l, node, id, f);
-    if (rc == 0 && f->conversion_in_progress)
-        rc = look_find(l, SP__REASON__REASON_CONVERSION_IN_PROGRESS, false, node, id,
-                       "encryption, decryption or re-encryption is under way: let it finish, then "
-                       "make a new backup");
-    if (rc == 0 && f->protection_suspended)
-        rc = look_find(l, SP__REASON__REASON_PROTECTION_SUSPENDED, false, node, id,
-                       "a clear key is on the volume, so anybody can open it: resume protection");
-    if (rc == 0 && !has_escrowable(f))
-        rc = look_find(l, SP__REASON__REASON_NO_ESCROWABLE_PROTECTOR, false, node, id,
-                       "no protector is left whose key could be in escrow: add one");
-    return rc;
+    const struct fault_sink *to = self;
+    return look_find(to->look, reason, is_note, to->node, to->volume_id, "%s", text);
 }
 
 static int add_encrypted(struct look *l, const struct volume_node *node,
@@ -278,7 +232,8 @@ static int add_encrypted(struct look *l, const struct volume_node *node,
     if (rc == 0 && again)
         rc = look_find(l, SP__REASON__REASON_INVENTORY_MISMATCH, false, node, id,
                        "a second volume with the same UUID: a clone, which should get its own");
-    return rc < 0 ? rc : find_faults(l, node, id, facts);
+    struct fault_sink to = {.look = l, .node = node, .volume_id = id};
+    return rc < 0 ? rc : volume_each_fault(facts, add_fault, &to);
 }
 
 /* Content that only makes sense as a part of something that could not be put together. */

@@ -197,6 +197,9 @@ static int read_header(const struct volume_reader *reader, struct header *h)
     int rc = read_copy(reader, 0, false, &h->first);
     if (rc < 0)
         return rc;
+    /* Then a second copy would not be believed. */
+    if (!h->first.magic && reader->other == VOLUME_OTHER_THERE)
+        return 0;
     if (h->first.good) {
         rc = read_copy(reader, h->first.size, true, &h->second);
     } else {

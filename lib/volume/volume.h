@@ -19,11 +19,15 @@
 #include <stdint.h>
 
 /* Where bytes come from. read_at fills all `length` bytes or fails: 0 or negative errno (-ERANGE
- * past the end). */
+ * past the end). The rest may stay zero; it saves a probe on a live device from reading much. */
 struct volume_reader {
     int (*read_at)(void *self, uint64_t offset, void *out, uint32_t length);
     void *self;
     uint64_t size_bytes;
+    /* What the caller knows: does something that is not encrypted (a file system, a partition
+     * table, …) begin at byte 0? */
+    enum { VOLUME_OTHER_ASK = 0, VOLUME_OTHER_NONE, VOLUME_OTHER_THERE } other;
+    bool brief; /* look for lost headers only where they usually are */
 };
 /* A reader over an open file or device. Does not own the fd; self is &fd and must outlive it. */
 struct volume_reader volume_reader_of_fd(const int *fd, uint64_t size_bytes);
@@ -64,6 +68,14 @@ extern const struct volume_format *const volume_formats[];
 int volume_probe(const struct volume_reader *, const struct volume_format **ret_format,
                  Sp__HeaderFacts **ret);
 
+/* What is wrong with a volume, by its header; `each` is called for each fault with a sentence for
+ * the admin: HEADER_DAMAGED (a note while another copy is good), CONVERSION_IN_PROGRESS,
+ * PROTECTION_SUSPENDED, NO_ESCROWABLE_PROTECTOR. Ends at the first negative return and returns it.
+ */
+int volume_each_fault(const Sp__HeaderFacts *,
+                      int (*each)(void *self, Sp__Reason, bool is_note, const char *text),
+                      void *self);
+
 /* SHA-256 over what could change a verdict: see fingerprint.c for the argument. */
 int volume_fingerprint(const struct volume_format *, const struct volume_reader *,
                        const Sp__HeaderFacts *, uint8_t out[32]);
@@ -79,6 +91,13 @@ char *volume_id_text(Sp__VolumeKind kind, const char *uuid, const char *disk_id,
  * Works on a copy of the first bytes and of the places where libblkid looks, in a sparse memfd as
  * long as the volume (RLIMIT_FSIZE must allow that), so no device node is needed. */
 int volume_content(const struct volume_reader *, Sp__Content **ret, bool *ret_ambiguous);
+
+/* What a range that nothing recognises looks like, by at most 65 blocks spread over it: zeros,
+ * random bytes (as encrypted data without a header is, but not it alone), or neither. 0 or the
+ * reader's errno. */
+enum volume_looks { VOLUME_LOOKS_EMPTY, VOLUME_LOOKS_RANDOM, VOLUME_LOOKS_OTHER };
+int volume_sample(const struct volume_reader *, uint64_t offset_bytes, uint64_t length_bytes,
+                  enum volume_looks *ret);
 
 /* ---- the look: everything on a set of disks ----
  *
@@ -99,8 +118,7 @@ struct volume_disk {
  * Headers: each volume has one CapturedHeader for each range of header_ranges(): header copies and
  * the key material in use, not the unused rest of a keyslots area. Damaged headers are kept too.
  * Extents: a volume striped in small pieces has its first 16384 extents only; size_bytes is whole.
- * Findings: HEADER_DAMAGED (a note while another copy is good), CONVERSION_IN_PROGRESS,
- * PROTECTION_SUSPENDED, NO_ESCROWABLE_PROTECTOR, INVENTORY_MISMATCH (the same UUID twice),
+ * Findings: those of volume_each_fault(), INVENTORY_MISMATCH (the same UUID twice),
  * UNIDENTIFIED_CONTENT (a note that explains what could not be followed; whether bytes are left
  * over is for the caller to see). 0 or negative errno: nothing is left to free then. */
 struct volume_look {

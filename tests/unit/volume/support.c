@@ -24,6 +24,14 @@ const char *corpus_folder(void)
     return access(manifest, R_OK) == 0 ? path : NULL;
 }
 
+bool corpus_has(const char *name)
+{
+    char path[700];
+    const char *folder = corpus_folder();
+    snprintf(path, sizeof path, "%s/%s", folder ? folder : "", name);
+    return folder && access(path, R_OK) == 0;
+}
+
 static void image_over(struct image *i, int fd)
 {
     struct stat st;

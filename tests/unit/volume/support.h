@@ -22,6 +22,7 @@ struct image {
 
 /* NULL when there is no corpus. */
 const char *corpus_folder(void);
+bool corpus_has(const char *name);
 /* Unpacks NAME, NAME.xz; qcow2 and vmdk become raw. */
 void image_of_corpus(struct image *, const char *name);
 void image_empty(struct image *, uint64_t size);
