@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 SP_DEFINE_CLEANUP(probe, blkid_probe, blkid_free_probe)
 
@@ -56,18 +57,30 @@ static int take_partition_uuids(struct scan *scan, blkid_probe probe, const char
     return r;
 }
 
-static int probe_device(struct scan *scan, struct scan_device *device, int fd)
+/* *ret_other: what it shows about anything that is not encrypted. */
+static int probe_content(struct scan *scan, struct scan_device *device, int fd, int *ret_other)
 {
     Sp__BlockDevice *m = device->message;
     SP_CLEANUP(probe) blkid_probe probe = blkid_new_probe();
-    if (!probe || blkid_probe_set_device(probe, fd, 0, 0) < 0)
+    if (!probe)
+        return -ENOMEM;
+    *ret_other = VOLUME_OTHER_ASK;
+    if (blkid_probe_set_device(probe, fd, 0, 0) < 0)
         return 0;
     blkid_probe_enable_superblocks(probe, 1);
     blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID |
                                                  BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE);
     blkid_probe_enable_partitions(probe, 1);
-    if (blkid_do_safeprobe(probe) != 0)
-        return 0; /* nothing, ambiguous or unreadable: no content is claimed */
+    errno = 0;
+    int found = blkid_do_safeprobe(probe);
+    if (found < 0 && found != -2 && errno)
+        device->error = -errno;
+    if (found == 1)
+        *ret_other = VOLUME_OTHER_NONE;
+    else if (found == -2)
+        *ret_other = VOLUME_OTHER_THERE; /* no content is claimed, but there are signatures */
+    if (found != 0)
+        return 0;
     int r = message_text(&m->partition_table, value_of(probe, "PTTYPE"));
     if (r == 0)
         r = message_text(&m->table_uuid, value_of(probe, "PTUUID"));
@@ -75,6 +88,58 @@ static int probe_device(struct scan *scan, struct scan_device *device, int fd)
         r = take_content(probe, m);
     if (r == 0 && device->parted)
         r = take_partition_uuids(scan, probe, m->name);
+    /* It takes LUKS for LUKS though only the second copy of a dead header is there. */
+    const char *usage = value_of(probe, "USAGE");
+    if (!usage || strcmp(usage, "crypto") != 0)
+        *ret_other = VOLUME_OTHER_THERE;
+    return r;
+}
+
+/* ---- headers of encrypted volumes ---- */
+
+static bool may_hold_header(struct scan *scan, const struct scan_device *device)
+{
+    /* A leg of a mirror whose superblock lies at its end begins like what is mirrored. */
+    const Sp__Content *content = device->message->content;
+    if (content && strcmp(content->type, "linux_raid_member") == 0)
+        return false;
+    return !device->parted && strcmp(device->message->type, "zram") != 0 &&
+           device->dm != SCAN_DM_CRYPT_PART && !scan_is_path_of_multipath(scan, device);
+}
+
+static int probe_header(struct scan_device *device, int fd, int other)
+{
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size < 0)
+        device->error = -errno;
+    if (size <= 0)
+        return 0;
+    struct volume_reader reader = volume_reader_of_fd(&fd, (uint64_t)size);
+    reader.other = other;
+    reader.brief = true;
+    int r = volume_probe(&reader, &device->format, &device->facts);
+    if (r == -ENOMEM)
+        return r;
+    if (r < 0)
+        device->error = r;
+    return 0;
+}
+
+/* ---- all ---- */
+
+static int probe_device(struct scan *scan, struct scan_device *device)
+{
+    if (strcmp(device->message->type, "rom") == 0 || device->suspended)
+        return 0; /* reading may spin up or wait for a medium, or block */
+    SP_FD int fd = scan_open(scan, device);
+    if (fd < 0) {
+        device->error = fd;
+        return 0;
+    }
+    int other = VOLUME_OTHER_ASK;
+    int r = probe_content(scan, device, fd, &other);
+    if (r == 0 && may_hold_header(scan, device))
+        r = probe_header(device, fd, other);
     return r;
 }
 
@@ -93,13 +158,7 @@ static int fill_file_system_uuids(struct scan *scan)
 int scan_contents(struct scan *scan)
 {
     int r = 0;
-    for (size_t i = 0; r == 0 && i < scan->count; i++) {
-        struct scan_device *device = &scan->devices[i];
-        if (strcmp(device->message->type, "rom") == 0)
-            continue; /* reading may spin up or wait for a medium */
-        SP_FD int fd = scan_open(scan, device);
-        if (fd >= 0)
-            r = probe_device(scan, device, fd);
-    }
+    for (size_t i = 0; r == 0 && i < scan->count; i++)
+        r = probe_device(scan, &scan->devices[i]);
     return r == 0 ? fill_file_system_uuids(scan) : r;
 }

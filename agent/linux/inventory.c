@@ -26,8 +26,11 @@ uint64_t inventory_boottime_ms(void)
 
 void scan_done(struct scan *scan)
 {
-    for (size_t i = 0; i < scan->count; i++)
+    for (size_t i = 0; i < scan->count; i++) {
         free(scan->devices[i].backing_file);
+        if (scan->devices[i].facts)
+            sp__header_facts__free_unpacked(scan->devices[i].facts, NULL);
+    }
     free(scan->devices);
     for (size_t i = 0; i < scan->mount_count; i++) {
         free(scan->mounts[i].point);
@@ -48,6 +51,7 @@ int inventory_read(const struct inventory_roots *roots, Sp__Inventory **ret, str
         {"loop devices", scan_loops},
         {"contents of devices", scan_contents},
         {"volumes", scan_volumes},
+        {"what is wrong with volumes", scan_findings},
     };
     Sp__Inventory *inventory = malloc(sizeof(*inventory));
     if (!inventory)

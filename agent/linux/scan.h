@@ -2,12 +2,18 @@
  *
  * The parts of one inventory_read(), in their order:
  *
- *   scan_devices ─▶ scan_mounts ─▶ scan_loops ─▶ scan_contents ─▶ scan_volumes
- *   sysfs            mountinfo      stack            libblkid        dm, headers, extents */
+ *   scan_devices ─▶ scan_mounts ─▶ scan_loops ─▶ scan_contents ─▶ scan_volumes ─▶ scan_findings
+ *   sysfs           mountinfo       stack         libblkid,        dm, extents      what is wrong
+ *                                                 headers
+ *
+ * Each device is opened once and read once: the page cache of a device that nobody holds open is
+ * dropped at its close. A device that cannot be read, or is gone before it was, costs a finding and
+ * nothing else. */
 #ifndef SEALPOINT_AGENT_SCAN_H
 #define SEALPOINT_AGENT_SCAN_H
 
 #include "agent/inventory.h"
+#include "volume/volume.h"
 #include <stddef.h>
 
 /* What kind of mapping a dm device is, from its uuid. */
@@ -30,8 +36,11 @@ struct scan_device {
     char folder[512];         /* in sysfs */
     char *backing_file;       /* loop */
     enum scan_dm dm;
-    bool suspended; /* dm: a read would block */
-    bool parted;    /* has partitions */
+    bool suspended;                     /* dm: a read would block */
+    bool parted;                        /* has partitions */
+    int error;                          /* of opening or reading it, negative errno; 0: none */
+    const struct volume_format *format; /* an encrypted volume begins here; NULL: none */
+    Sp__HeaderFacts *facts;             /* its header; owned until a volume takes it */
 };
 
 struct scan {
@@ -51,11 +60,16 @@ int scan_mounts(struct scan *scan);
 int scan_loops(struct scan *scan);
 int scan_contents(struct scan *scan);
 int scan_volumes(struct scan *scan);
+int scan_findings(struct scan *scan);
 void scan_done(struct scan *scan);
 
 /* By kernel name, by "major:minor"; NULL: none. */
 struct scan_device *scan_named(struct scan *scan, const char *name);
 struct scan_device *scan_numbered(struct scan *scan, const char *devno);
+/* What a mapping stands for: encryption, not a part of it and not LVM. */
+bool scan_is_mapping(const struct scan_device *device);
+/* One of several paths to the same disk, which is looked at through its multipath device. */
+bool scan_is_path_of_multipath(struct scan *scan, const struct scan_device *device);
 /* A source of a mount or of crypttab ("/dev/…", "UUID=…") as kernel name; "" if not found. */
 const char *scan_resolve(struct scan *scan, const char *source);
 /* The device, opened for reading, or negative errno. */

@@ -132,26 +132,30 @@ static int find_pci_path(struct scan_device *device)
 
 /* ---- one device ---- */
 
-static enum scan_dm kind_of_dm(const char *uuid)
+static bool ends(const char *text, const char *with)
+{
+    size_t n = strlen(text), m = strlen(with);
+    return n >= m && strcmp(text + n - m, with) == 0;
+}
+
+static enum scan_dm kind_of_dm(const char *uuid, const char *name)
 {
     static const struct {
         const char *prefix;
         enum scan_dm kind;
     } kinds[] = {
-        {"CRYPT-LUKS1-", SCAN_DM_LUKS1},
-        {"CRYPT-LUKS2-", SCAN_DM_LUKS2},
-        {"CRYPT-PLAIN-", SCAN_DM_PLAIN},
-        {"CRYPT-BITLK-", SCAN_DM_BITLOCKER},
-        {"CRYPT-TCRYPT-", SCAN_DM_TCRYPT},
-        {"CRYPT-FVAULT2-", SCAN_DM_FVAULT2},
-        {"CRYPT-SUBDEV-", SCAN_DM_CRYPT_PART},
-        {"CRYPT-INTEGRITY-", SCAN_DM_CRYPT_PART},
-        {"LVM-", SCAN_DM_LVM},
+        {"CRYPT-LUKS1-", SCAN_DM_LUKS1},       {"CRYPT-LUKS2-", SCAN_DM_LUKS2},
+        {"CRYPT-PLAIN-", SCAN_DM_PLAIN},       {"CRYPT-BITLK-", SCAN_DM_BITLOCKER},
+        {"CRYPT-TCRYPT-", SCAN_DM_TCRYPT},     {"CRYPT-FVAULT2-", SCAN_DM_FVAULT2},
+        {"CRYPT-SUBDEV-", SCAN_DM_CRYPT_PART}, {"LVM-", SCAN_DM_LVM},
         {"mpath-", SCAN_DM_MULTIPATH},
     };
     for (size_t i = 0; i < SP_COUNT(kinds); i++)
         if (strncmp(uuid, kinds[i].prefix, strlen(kinds[i].prefix)) == 0)
             return kinds[i].kind;
+    /* Below LUKS2 by an old cryptsetup; else a device of its own, which may hold anything. */
+    if (strncmp(uuid, "CRYPT-INTEGRITY-", 16) == 0 && ends(name, "_dif"))
+        return SCAN_DM_CRYPT_PART;
     return SCAN_DM_OTHER;
 }
 
@@ -202,7 +206,7 @@ static int read_dm(struct scan_device *device)
     if (r == 0)
         r = message_text(&m->dm_uuid,
                          scan_attribute(device->folder, "dm/uuid", text, sizeof(text)));
-    device->dm = kind_of_dm(m->dm_uuid);
+    device->dm = kind_of_dm(m->dm_uuid, m->dm_name);
     device->suspended = scan_number(device->folder, "dm/suspended") != 0;
     return r;
 }
@@ -306,6 +310,8 @@ static int add_partitions(struct scan *scan, const char *folder, const char *dis
     char **names = NULL;
     size_t count = 0, at = scan->count - 1;
     int r = list_folder(folder, &names, &count);
+    if (r == -ENOENT || r == -ENODEV) /* unplugged a moment ago */
+        r = 0;
     for (size_t i = 0; r == 0 && i < count; i++) {
         SP_FREE char *path = sp_format("%s/%s", folder, names[i]);
         if (!path)

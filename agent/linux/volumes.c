@@ -8,11 +8,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { DEPTH_MOST = 16 };
 
-static bool is_mapping(const struct scan_device *device)
+bool scan_is_mapping(const struct scan_device *device)
 {
     switch (device->dm) {
     case SCAN_DM_LUKS1:
@@ -44,7 +43,7 @@ static struct scan_device *base_of(struct scan *scan, const struct scan_device *
 static struct scan_device *mapping_of(struct scan *scan, const struct scan_device *device)
 {
     for (size_t i = 0; i < scan->count; i++)
-        if (is_mapping(&scan->devices[i]) && base_of(scan, &scan->devices[i]) == device)
+        if (scan_is_mapping(&scan->devices[i]) && base_of(scan, &scan->devices[i]) == device)
             return &scan->devices[i];
     return NULL;
 }
@@ -52,7 +51,7 @@ static struct scan_device *mapping_of(struct scan *scan, const struct scan_devic
 /* True if some encryption lies between the device and its disks. */
 static bool lies_on_mapping(struct scan *scan, const struct scan_device *device, unsigned depth)
 {
-    if (is_mapping(device) || device->dm == SCAN_DM_CRYPT_PART)
+    if (scan_is_mapping(device) || device->dm == SCAN_DM_CRYPT_PART)
         return true;
     for (size_t i = 0; depth < DEPTH_MOST && i < device->message->n_parents; i++) {
         struct scan_device *below = scan_named(scan, device->message->parents[i]);
@@ -62,7 +61,7 @@ static bool lies_on_mapping(struct scan *scan, const struct scan_device *device,
     return false;
 }
 
-static bool is_path_of_multipath(struct scan *scan, const struct scan_device *device)
+bool scan_is_path_of_multipath(struct scan *scan, const struct scan_device *device)
 {
     for (size_t i = 0; i < scan->count; i++)
         for (size_t n = 0; n < scan->devices[i].message->n_parents; n++)
@@ -147,36 +146,15 @@ static int mark_open(struct scan *scan, Sp__Volume *volume, const struct scan_de
 
 /* ---- encrypted volumes with a header on the device ---- */
 
-static int probe_header(struct scan *scan, const struct scan_device *device,
-                        const struct volume_format **ret_format, Sp__HeaderFacts **ret)
+static int add_header_volume(struct scan *scan, struct scan_device *device)
 {
-    SP_FD int fd = scan_open(scan, device);
-    if (fd < 0)
-        return 0;
-    off_t size = lseek(fd, 0, SEEK_END);
-    if (size <= 0)
-        return 0;
-    struct volume_reader reader = volume_reader_of_fd(&fd, (uint64_t)size);
-    int r = volume_probe(&reader, ret_format, ret);
-    return r < 0 && r != -ENOMEM ? 0 : r;
-}
-
-static int add_header_volume(struct scan *scan, const struct scan_device *device, bool *ret_found)
-{
-    const struct volume_format *format = NULL;
-    Sp__HeaderFacts *facts = NULL;
-    int r = probe_header(scan, device, &format, &facts);
-    *ret_found = r > 0;
-    if (r <= 0)
-        return r;
     Sp__Volume *volume;
-    r = add_volume(scan, device, format->kind, &volume);
-    if (r < 0) {
-        sp__header_facts__free_unpacked(facts, NULL);
+    int r = add_volume(scan, device, device->format->kind, &volume);
+    if (r < 0)
         return r;
-    }
-    volume->header = facts;
-    r = name_volume(volume, facts->uuid);
+    volume->header = device->facts;
+    device->facts = NULL;
+    r = name_volume(volume, volume->header->uuid);
     const struct scan_device *mapping = mapping_of(scan, device);
     if (r == 0 && mapping && mapping->dm != SCAN_DM_PLAIN)
         r = mark_open(scan, volume, mapping);
@@ -280,7 +258,7 @@ static bool is_clear(struct scan *scan, const struct scan_device *device)
         return false;
     if (strcmp(type, "loop") == 0 || strcmp(type, "zram") == 0 || strcmp(type, "rom") == 0)
         return false;
-    return !lies_on_mapping(scan, device, 0) && !is_path_of_multipath(scan, device);
+    return !lies_on_mapping(scan, device, 0) && !scan_is_path_of_multipath(scan, device);
 }
 
 static int add_clear(struct scan *scan, const struct scan_device *device)
@@ -296,15 +274,11 @@ static int add_clear(struct scan *scan, const struct scan_device *device)
 
 /* ---- all ---- */
 
-static int add_volumes_of(struct scan *scan, const struct scan_device *device)
+static int add_volumes_of(struct scan *scan, struct scan_device *device)
 {
     const struct scan_device *mapping = mapping_of(scan, device);
-    bool header = false, plain = mapping && mapping->dm == SCAN_DM_PLAIN;
-    int r = 0;
-    if (!device->parted && !device->suspended && strcmp(device->message->type, "rom") != 0 &&
-        strcmp(device->message->type, "zram") != 0 && device->dm != SCAN_DM_CRYPT_PART &&
-        !is_path_of_multipath(scan, device))
-        r = add_header_volume(scan, device, &header);
+    bool header = device->facts, plain = mapping && mapping->dm == SCAN_DM_PLAIN;
+    int r = header ? add_header_volume(scan, device) : 0;
     if (r == 0 && mapping && (plain || !header)) {
         if (mapping->dm == SCAN_DM_LUKS1 || mapping->dm == SCAN_DM_LUKS2)
             r = add_detached(scan, mapping, device);
