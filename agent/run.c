@@ -2,6 +2,7 @@
 #include "agent/run.h"
 #include "agent/enrol.h"
 #include "agent/linux/changes.h"
+#include "agent/linux/headers.h"
 #include "agent/session.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -9,12 +10,13 @@
 #include "base/log.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/file.h>
 
-enum { TICK_MS = 1000, RENEW_AGAIN_MS = 600000 };
+enum { TICK_MS = 60000, SOON_MS = 1000, RENEW_AGAIN_MS = 600000 };
 
 struct agent {
     const struct agent_config *config;
@@ -26,28 +28,41 @@ struct agent {
     struct commands *commands;
     struct session *session;
     struct changes *changes;
-    _Atomic bool reading;  /* an inventory job is queued */
-    _Atomic bool renewing; /* a renewal job is queued or runs */
-    _Atomic bool renewed;  /* the state folder holds a new certificate */
+    struct headers *headers; /* the worker's */
+    _Atomic bool reading;    /* an inventory job is queued */
+    _Atomic bool renewing;   /* a renewal job is queued or runs */
+    _Atomic bool renewed;    /* the state folder holds a new certificate */
+    _Atomic bool ending;     /* a signal came while something was frozen */
+    unsigned quiet_ticks;    /* of an agent that ends, since the thaw */
     uint64_t renew_next_ms;
 };
 
 /* ---- jobs ---- */
 
+static void on_changed(void *self);
+
 static void read_inventory(void *arg)
 {
     struct agent *a = arg;
     atomic_store(&a->reading, false);
+    /* The worker must be free for the Thaw; when that is answered, or the freeze has ended by
+     * itself, this is asked for again. */
+    if (quiesce_is_frozen(a->quiesce))
+        return;
     Sp__Inventory *inventory = NULL;
     struct sp_why why = {0};
+    headers_changed(a->headers); /* or what is written while it reads would be taken for known */
     int r = inventory_read(&inventory_roots_system, &inventory, &why);
     if (r < 0) {
         sp_log_error("cannot read the inventory", r, &why, NULL);
         return;
     }
-    if (a->changes)
-        changes_watch(a->changes, inventory);
-    session_set_inventory(a->session, inventory);
+    bool unwatched = changes_watch(a->changes, inventory);
+    headers_follow(a->headers, inventory);
+    changes_read(a->changes, session_set_inventory(a->session, inventory));
+    malloc_trim(0); /* an inventory takes more for a moment than the agent does for months */
+    if (unwatched)
+        on_changed(a);
 }
 
 static void on_changed(void *self)
@@ -57,12 +72,33 @@ static void on_changed(void *self)
         atomic_store(&a->reading, false);
 }
 
+static void look_at_headers(void *arg)
+{
+    struct agent *a = arg;
+    if (!quiesce_is_frozen(a->quiesce) && headers_changed(a->headers))
+        on_changed(a);
+}
+
+static void on_look(void *self)
+{
+    struct agent *a = self;
+    worker_push(a->worker, look_at_headers, a); /* failing: the next look is near */
+}
+
+static void end(struct agent *a)
+{
+    session_stop(a->session);
+    rpc_loop_stop(a->loop);
+}
+
+/* A freeze goes on until its Thaw or its deadline, so that the snapshot under way stays good; a
+ * second signal ends it. */
 static void on_signal(void *self, int number)
 {
     struct agent *a = self;
     (void)number;
-    session_stop(a->session);
-    rpc_loop_stop(a->loop);
+    if (!quiesce_is_frozen(a->quiesce) || atomic_exchange(&a->ending, true))
+        end(a);
 }
 
 static void renew(void *arg)
@@ -85,59 +121,67 @@ static void renew(void *arg)
 
 static void use_renewed(struct agent *a)
 {
-    struct agent_identity identity;
+    struct agent_identity old = a->identity; /* the session borrows a->identity itself */
     struct sp_why why = {0};
-    int r = agent_identity_load(a->config->state, &identity, &why);
+    int r = agent_identity_load(a->config->state, &a->identity, &why);
     if (r == 0)
-        r = session_use_identity(a->session, &identity, &why);
+        r = session_use_identity(a->session, &a->identity, &why);
     if (r < 0) {
         sp_log_error("cannot use the new certificate", r, &why, NULL);
-        agent_identity_free(&identity);
+        agent_identity_free(&a->identity);
+        a->identity = old;
         return;
     }
-    /* The session has let go of the old one. */
-    agent_identity_free(&a->identity);
-    a->identity = identity;
+    agent_identity_free(&old);
     char until[24];
     sp_log(SP_LOG_INFO, "certificate renewed", "valid-until",
-           sp_time_text(identity.expires_ms, until), NULL);
+           sp_time_text(a->identity.expires_ms, until), NULL);
 }
 
-static bool is_frozen(struct agent *a)
+/* Ends an agent that waits for the thaw: one tick after the last answer, so that it gets out. */
+static void end_when_thawed(struct agent *a)
 {
-    Sp__FreezeState *state = malloc(sizeof(*state));
-    if (!state)
-        return true;
-    sp__freeze_state__init(state);
-    bool frozen = quiesce_state(a->quiesce, state) < 0 || state->frozen;
-    sp__freeze_state__free_unpacked(state, NULL);
-    return frozen;
+    bool quiet = !quiesce_is_frozen(a->quiesce) && !commands_busy(a->commands);
+    a->quiet_ticks = quiet ? a->quiet_ticks + 1 : 0;
+    if (a->quiet_ticks > 1)
+        end(a);
 }
 
 static void tick(void *arg)
 {
     struct agent *a = arg;
     session_tick(a->session);
+    if (atomic_load(&a->ending))
+        end_when_thawed(a);
+    if (quiesce_is_frozen(a->quiesce) || commands_busy(a->commands) || atomic_load(&a->ending))
+        rpc_loop_tick_within(a->loop, SOON_MS);
     uint64_t now = sp_clock_monotonic_ms(&sp_clock_system);
     if (atomic_load(&a->renewed)) {
+        rpc_loop_tick_within(a->loop, SOON_MS);
         /* A freeze is ended through the stream that began it. */
-        if (!is_frozen(a)) {
+        if (!quiesce_is_frozen(a->quiesce)) {
             atomic_store(&a->renewed, false);
             use_renewed(a);
         }
         return;
     }
+    if (atomic_load(&a->renewing))
+        rpc_loop_tick_within(a->loop, SOON_MS);
     if (now < a->renew_next_ms ||
         sp_clock_system.wall_ms(sp_clock_system.self) < agent_identity_renew_at_ms(&a->identity))
         return;
     a->renew_next_ms = now + RENEW_AGAIN_MS;
     if (!atomic_exchange(&a->renewing, true) && worker_push(a->worker, renew, a) < 0)
         atomic_store(&a->renewing, false);
+    rpc_loop_tick_within(a->loop, SOON_MS);
 }
 
 static void on_answer(void *self, const Sp__Answer *answer)
 {
-    session_answer(((struct agent *)self)->session, answer);
+    struct agent *a = self;
+    session_answer(a->session, answer);
+    if (answer->kind_case == SP__ANSWER__KIND_THAW)
+        on_changed(a);
 }
 
 static void on_freeze_ended(void *self, const char *operation_id, const char *ended_by)
@@ -147,6 +191,7 @@ static void on_freeze_ended(void *self, const char *operation_id, const char *en
     SP_FREE char *text = sp_format("operation %s: ended by %s", operation_id, ended_by);
     if (a->session && text)
         session_event(a->session, "freeze-ended", text);
+    on_changed(a);
 }
 
 /* ---- start and end ---- */
@@ -205,8 +250,10 @@ static int start(struct agent *a, struct sp_why *why)
     if (r < 0)
         return r;
     session_set_commands(a->session, a->commands);
-    struct changes_options changes = {.changed = on_changed, .ended = on_signal, .self = a};
-    r = changes_new(&changes, &a->changes);
+    a->headers = headers_new();
+    struct changes_options changes = {
+        .changed = on_changed, .look = on_look, .ended = on_signal, .self = a};
+    r = a->headers ? changes_new(&changes, &a->changes) : -ENOMEM;
     if (r == 0)
         on_changed(a);
     return r;
@@ -219,6 +266,7 @@ static void finish(struct agent *a)
         quiesce_abort(a->quiesce, false); /* or the worker might wait out a lease */
     worker_free(a->worker);
     changes_free(a->changes);
+    headers_free(a->headers);
     quiesce_free(a->quiesce);
     a->quiesce = NULL;
     session_free(a->session);
@@ -238,6 +286,7 @@ int agent_run(const struct agent_config *config, struct sp_why *why)
     sigaddset(&blocked, SIGINT);
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
+    mallopt(M_ARENA_MAX, 1); /* a dozen threads that rest need no heap each */
     rpc_setup();
     int r = start(&a, why);
     if (r == 0) {

@@ -348,6 +348,13 @@ static void dial(struct session *s)
     send_hello(s, call);
 }
 
+/* Every tick asks for the next one: another may have come before the one that was asked for. */
+static void tick_at(struct session *s, uint64_t at_ms)
+{
+    uint64_t now = now_ms();
+    rpc_loop_tick_within(s->options.loop, at_ms > now ? (unsigned)(at_ms - now) : 0);
+}
+
 void session_tick(struct session *s)
 {
     uint64_t now = now_ms();
@@ -355,14 +362,20 @@ void session_tick(struct session *s)
     case WAITING:
         if (now >= s->retry_at_ms)
             dial(s);
+        else
+            tick_at(s, s->retry_at_ms);
         break;
     case CONNECTING:
         if (now - s->connected_at_ms > WELCOME_MS && s->call)
             rpc_cancel(s->call);
+        else
+            tick_at(s, s->connected_at_ms + WELCOME_MS + 1);
         break;
     case OPEN:
         if (now >= s->heartbeat_at_ms)
             send_heartbeat(s);
+        else
+            tick_at(s, s->heartbeat_at_ms);
         send_inventory(s); /* one that found no room in the queue */
         break;
     }
