@@ -374,12 +374,50 @@ static void a_killed_agent_leaves_nothing_frozen(void **state)
     drop(m);
 }
 
-static void a_stopped_agent_thaws_first(void **state)
+static void a_stopped_agent_waits_for_the_thaw(void **state)
 {
     (void)state;
     drop(freeze("stopped", 20000));
+    kill(agent, SIGTERM);
+    /* It serves the freeze to its end, and nothing else. */
+    Sp__AgentMessage *m = status("stopped-status");
+    assert_true(m->answer->status->freeze->frozen);
+    drop(m);
+    Sp__Command c = command("stopped-inventory");
+    Sp__InventoryCommand i = SP__INVENTORY_COMMAND__INIT;
+    c.kind_case = SP__COMMAND__KIND_INVENTORY;
+    c.inventory = &i;
+    controller_send(&controller, &c);
+    m = controller_answer(&controller, "stopped-inventory");
+    assert_int_equal(m->answer->error, EBUSY);
+    drop(m);
     assert_true(mounts_frozen(mount_point));
-    stop_agent();
+    m = thaw("stopped-thaw", "stopped");
+    assert_true(m->answer->thaw->all_thawed_on_command);
+    drop(m);
+    assert_int_equal(wait_exit(agent), 0);
+    assert_false(mounts_frozen(mount_point));
+    start_agent();
+}
+
+static void a_stopped_agent_ends_with_the_lease_at_the_latest(void **state)
+{
+    (void)state;
+    drop(freeze("stopped for good", 1000));
+    kill(agent, SIGTERM);
+    assert_int_equal(wait_exit(agent), 0);
+    assert_false(mounts_frozen(mount_point));
+    start_agent();
+}
+
+static void an_agent_that_is_stopped_twice_thaws_at_once(void **state)
+{
+    (void)state;
+    drop(freeze("stopped twice", 20000));
+    kill(agent, SIGTERM);
+    drop(status("between the signals"));
+    kill(agent, SIGTERM);
+    assert_int_equal(wait_exit(agent), 0);
     assert_false(mounts_frozen(mount_point));
     start_agent();
 }
@@ -495,7 +533,9 @@ int main(void)
         WITH_AGENT(wrong_commands_are_refused),
         WITH_AGENT(the_deadline_ends_a_freeze_whose_controller_is_gone),
         WITH_AGENT(a_killed_agent_leaves_nothing_frozen),
-        WITH_AGENT(a_stopped_agent_thaws_first),
+        WITH_AGENT(a_stopped_agent_waits_for_the_thaw),
+        WITH_AGENT(a_stopped_agent_ends_with_the_lease_at_the_latest),
+        WITH_AGENT(an_agent_that_is_stopped_twice_thaws_at_once),
         WITH_AGENT(a_freeze_by_hand_works_beside_a_running_agent),
         WITH_AGENT(only_one_agent_runs),
         WITH_AGENT(an_older_controller_is_refused),
