@@ -16,6 +16,9 @@ void run_close(struct run *run)
     message_free(run->freeze);
     message_free(run->thaw);
     message_free(run->vault_entry);
+    for (size_t i = 0; i < run->n_base_ids; i++)
+        free(run->base_ids[i]);
+    free(run->base_ids);
     catalog_point_free(run->cp);
     run->cp = NULL;
 }
@@ -63,6 +66,8 @@ int run_release(struct engine *e, struct catalog_point *cp, struct sp_why *why)
     int r = source->release(&request, &response, why);
     if (r == 0 && response && !response->nothing_left)
         r = sp_why_set(why, -EAGAIN, "the source still holds parts of the snapshot");
+    if (r == 0 && response && cp->draft)
+        cp->draft->fleece_used_bytes = response->fleece_used_bytes;
     message_free(response);
     if (r < 0)
         return r;

@@ -133,6 +133,8 @@ int capture_preflight(struct run *run)
     if (r == 0)
         r = describe(run);
     if (r == 0)
+        r = increment_candidates(run, &run->base_ids, &run->n_base_ids);
+    if (r == 0)
         r = pin(run);
     return r;
 }
@@ -263,6 +265,8 @@ static int take(struct run *run, bool held)
     request.source = run->cp->source;
     request.disk_ids = ids;
     request.guest_is_held = held;
+    request.base_point_ids = run->base_ids;
+    request.n_base_point_ids = run->n_base_ids;
     /* In memory at once; on disk with the journal's first line, before the source acts. */
     run->cp->snapshot_held = true;
     int r = run->source->snapshot(&request, journal, run, &run->snapshot, &run->taken, &run->why);
@@ -699,6 +703,8 @@ int capture_transfer(struct run *run)
     request.vault = run->vault_entry->config;
     if (r == 0)
         r = lay_out(run, &request);
+    if (r == 0)
+        r = increment_bases(run, &request);
     if (r == 0) {
         r = mover_transfer(run->source, run->snapshot, run->taken, &request, run->vault, &hooks,
                            &stored, &run->why);
@@ -710,6 +716,8 @@ int capture_transfer(struct run *run)
     }
     if (r == 0)
         r = keep_disks(run, stored);
+    if (r == 0)
+        r = increment_note(run, stored);
     if (r == 0) {
         run->cp->transferred = true;
         r = catalog_point_save(run->engine->options.catalog, run->cp, true, "copied");
@@ -717,6 +725,7 @@ int capture_transfer(struct run *run)
     for (size_t i = 0; i < request.n_layout; i++)
         message_free(request.layout[i]);
     free(request.layout);
+    increment_free(&request);
     message_free(stored);
     return r;
 }

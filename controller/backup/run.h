@@ -5,6 +5,7 @@
  *
  *   backup.c    the order of things, failing, cleaning up
  *   capture.c   pin, freeze, snapshot, thaw, first look, transfer
+ *   increment.c what a transfer may build on
  *   evidence.c  look, compare, prove, account: fills a manifest
  *   seal.c      verdict, keystore copy, signature, manifest into the vault
  *   verify.c    evidence again, over a stored point
@@ -69,6 +70,8 @@ struct run {
     struct source_snapshot *snapshot;
     Sp__DescribeResponse *described;
     Sp__SnapshotResponse *taken;
+    char **base_ids; /* points that an increment may rest on */
+    size_t n_base_ids;
     Sp__LookResponse *layout;
     Sp__FreezeAnswer *freeze;
     Sp__ThawAnswer *thaw;
@@ -113,6 +116,15 @@ void run_clean_failed(struct engine *, struct catalog_point *);
 int capture_preflight(struct run *);
 int capture_snapshot(struct run *);
 int capture_transfer(struct run *);
+
+/* ---- increment.c ---- */
+/* Ids of the points that the next copy may build on, newest first, appended. */
+int increment_candidates(struct run *, char ***ids, size_t *count);
+/* Their disks that the source has a record of changes for. */
+int increment_bases(struct run *, Sp__TransferRequest *);
+void increment_free(Sp__TransferRequest *);
+/* What the draft says of it; the draft's disks are those of `stored` already. */
+int increment_note(struct run *, const Sp__TransferResponse *stored);
 
 /* ---- evidence.c ---- */
 /* From the stored disks of `m` to its volumes, ranges, headers, proofs and findings. */

@@ -52,6 +52,7 @@ static const struct rule rules[] = {
     {SP__REASON__REASON_CANCELLED, VERDICT_FAILED, false, false},
 
     {SP__REASON__REASON_EPHEMERAL_KEY, VERDICT_NOTE, false, false},
+    {SP__REASON__REASON_COPIED_IN_FULL, VERDICT_NOTE, false, false},
 };
 
 static const struct rule *rule_of(Sp__Reason reason)

@@ -6,10 +6,14 @@
  *   ─▶ place in the pack (in turn) ─▶ claim …            the vault's own thread writes the packs
  *
  * While one thread waits for the source, another hashes; nothing is queued between them, so what is
- * in memory is one block a thread and the vault's two packs. */
+ * in memory is one block a thread and the vault's two packs.
+ *
+ * An increment claims what its source says has changed since its base, and nothing else; plan.c
+ * decides which disks can be one. */
 #include "base/cleanup.h"
 #include "controller/mover/layout.h"
 #include "controller/mover/mover.h"
+#include "controller/mover/plan.h"
 #include "controller/mover/vault/writer.h"
 #include <pthread.h>
 #include <string.h>
@@ -33,6 +37,8 @@ struct transfer {
     uint32_t disk;
     const char *disk_id;
     uint64_t size_bytes;
+    bool increment;
+    atomic_uint_least64_t read_bytes; /* of this disk */
     struct layout layout;
     struct vault_writer *writer;
     pthread_mutex_t read_lock; /* around calls of a source that is not parallel */
@@ -81,7 +87,8 @@ static int next_range(struct transfer *t, struct sp_why *why)
     uint64_t offset = 0, length = 0;
     if (!t->source->parallel)
         pthread_mutex_lock(&t->read_lock);
-    int r = t->source->next_data(t->snapshot, t->disk, t->at, &offset, &length, why);
+    int r = (t->increment ? t->source->next_changed : t->source->next_data)(
+        t->snapshot, t->disk, t->at, &offset, &length, why);
     if (!t->source->parallel)
         pthread_mutex_unlock(&t->read_lock);
     if (r <= 0)
@@ -147,6 +154,7 @@ static int read_piece(struct transfer *t, uint64_t offset, void *out, uint32_t l
         r = t->source->read_at(t->snapshot, t->disk, offset + at, (uint8_t *)out + at, n, why);
         if (!t->source->parallel)
             pthread_mutex_unlock(&t->read_lock);
+        atomic_fetch_add(&t->read_bytes, n);
     }
     return r;
 }
@@ -229,8 +237,13 @@ static int run_workers(struct transfer *t, struct sp_why *why)
     return t->error;
 }
 
-static int fill_image(const struct transfer *t, const Sp__SourceDisk *disk, Sp__DiskImage *image)
+static int fill_image(const struct transfer *t, const struct plan_disk *plan,
+                      const Sp__SourceDisk *disk, Sp__DiskImage *image)
 {
+    image->reread_bytes = plan->reread_bytes;
+    image->read_bytes = atomic_load(&t->read_bytes) + plan->reread_bytes;
+    if (t->increment && !(image->base_point_id = strdup(plan->base->point_id)))
+        return -ENOMEM;
     image->disk_id = strdup(disk->disk_id);
     image->serial = strdup(disk->serial);
     image->source_name = strdup(disk->source_name);
@@ -241,10 +254,27 @@ static int fill_image(const struct transfer *t, const Sp__SourceDisk *disk, Sp__
     return layout_extents(&t->layout, disk->disk_id, &image->n_ciphertext, &image->ciphertext);
 }
 
+/* Between the plan and here the base may have gone from the vault: then all of the disk is copied.
+ */
+static int take_base(struct transfer *t, struct plan_disk *plan, struct sp_why *why)
+{
+    if (!plan->base)
+        return 0;
+    int r = vault_writer_base(t->writer, plan->base->machine_id, plan->base->point_id,
+                              plan->base->image, why);
+    t->increment = r == 0;
+    return r == -ESTALE || r == -EBADMSG
+               ? plan_drop(plan, "its earlier copy cannot be built on: %s", why ? why->text : "")
+               : r;
+}
+
 static int move_disk(struct transfer *t, const char *point_id, struct vault *vault,
-                     const Sp__SourceDisk *disk, Sp__DiskImage *image, struct sp_why *why)
+                     struct plan_disk *plan, const Sp__SourceDisk *disk, Sp__DiskImage *image,
+                     struct sp_why *why)
 {
     int r = vault_writer_new(vault, point_id, disk->disk_id, disk->size_bytes, &t->writer, why);
+    if (r == 0)
+        r = take_base(t, plan, why);
     if (r == 0)
         r = run_workers(t, why);
     /* A snapshot that broke on the way may have given bytes of a later time. */
@@ -256,7 +286,7 @@ static int move_disk(struct transfer *t, const char *point_id, struct vault *vau
     if (r == 0)
         r = vault_writer_finish(t->writer, image, why);
     if (r == 0)
-        r = fill_image(t, disk, image);
+        r = fill_image(t, plan, disk, image);
     pthread_mutex_lock(&t->lock);
     if (r == 0)
         tell(t, true);
@@ -266,8 +296,19 @@ static int move_disk(struct transfer *t, const char *point_id, struct vault *vau
     return r;
 }
 
+static void start_disk(struct transfer *t, size_t number, const Sp__SourceDisk *disk)
+{
+    t->disk = (uint32_t)number;
+    t->disk_id = disk->disk_id;
+    t->size_bytes = disk->size_bytes;
+    t->at = t->data_end = t->told = 0;
+    t->increment = false;
+    t->error = 0;
+    atomic_store(&t->read_bytes, 0);
+}
+
 static int move_disks(struct transfer *t, const Sp__SnapshotResponse *snapshot,
-                      const Sp__TransferRequest *request, struct vault *vault,
+                      const Sp__TransferRequest *request, struct vault *vault, struct plan *plan,
                       Sp__TransferResponse *response, struct sp_why *why)
 {
     int r = 0;
@@ -280,16 +321,18 @@ static int move_disks(struct transfer *t, const Sp__SnapshotResponse *snapshot,
             return -ENOMEM;
         sp__disk_image__init(image);
         response->disks[response->n_disks++] = image;
-        t->disk = (uint32_t)i;
-        t->disk_id = disk->disk_id;
-        t->size_bytes = disk->size_bytes;
-        t->at = t->data_end = t->told = 0;
+        start_disk(t, i, disk);
         r = layout_of(request, disk->disk_id, disk->size_bytes, &t->layout);
         if (r == -EINVAL)
             (void)sp_why_set(why, r, "the layout of disk '%.100s' names a range beyond its end",
                              disk->disk_id);
         if (r == 0)
-            r = move_disk(t, request->point_id, vault, disk, image, why);
+            r = move_disk(t, request->point_id, vault, &plan->disks[i], disk, image, why);
+        if (r == -EBADMSG && t->increment) {
+            r = plan_drop(&plan->disks[i], "its earlier copy is damaged: %s", why ? why->text : "");
+            start_disk(t, i, disk);
+            r = r ? r : move_disk(t, request->point_id, vault, &plan->disks[i], disk, image, why);
+        }
         t->done_before += disk->size_bytes;
         free(sp_steal(t->layout.ranges));
         t->layout.count = 0;
@@ -315,7 +358,14 @@ int mover_transfer(const struct source *source, struct source_snapshot *handle,
         if (!snapshot->disks[i]->skipped)
             t.total_bytes += snapshot->disks[i]->size_bytes;
     response->disks = calloc(snapshot->n_disks + 1, sizeof(Sp__DiskImage *));
-    int r = response->disks ? move_disks(&t, snapshot, request, vault, response, why) : -ENOMEM;
+    struct plan plan = {0};
+    int r = response->disks ? plan_make(source, handle, snapshot, request, vault, hooks, &plan, why)
+                            : -ENOMEM;
+    if (r == 0)
+        r = move_disks(&t, snapshot, request, vault, &plan, response, why);
+    if (r == 0)
+        r = plan_notes(&plan, &response->n_notes, &response->notes);
+    plan_free(&plan);
     pthread_mutex_destroy(&t.read_lock);
     pthread_mutex_destroy(&t.lock);
     if (r < 0) {

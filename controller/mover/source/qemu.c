@@ -31,6 +31,13 @@ struct source_snapshot {
     struct qemu_reader *reader;
 };
 
+/* What an increment of a disk rests on. */
+struct base {
+    const char *point_id; /* the request's; NULL: none */
+    char *bitmap;
+    const char *why_none; /* static */
+};
+
 /* One snapshot in the making. */
 struct making {
     struct qmp *q;
@@ -40,7 +47,9 @@ struct making {
     char *bitmap, *socket_path;
     struct qemu_disks disks;
     const struct qemu_disk **chosen;
+    struct base *bases; /* of each chosen disk */
     size_t count;
+    uint64_t fleece_limit;
     bool stop; /* we hold the vCPUs for the switch */
     uint64_t switch_us;
     source_journal_fn *journal;
@@ -86,7 +95,8 @@ static int choose(struct making *m)
 {
     const Sp__SnapshotRequest *rq = m->request;
     m->chosen = calloc(m->disks.count + 1, sizeof *m->chosen);
-    if (!m->chosen)
+    m->bases = calloc(m->disks.count + 1, sizeof *m->bases);
+    if (!m->chosen || !m->bases)
         return -ENOMEM;
     for (size_t i = 0; i < m->disks.count; i++) {
         const struct qemu_disk *d = &m->disks.all[i];
@@ -122,6 +132,27 @@ static int refuse_leftovers(struct making *m)
 }
 
 /* ── 1 Prepare ── */
+
+/* The first point asked for since which QEMU knows all changes of the disk. */
+static int find_base(struct making *m, size_t n)
+{
+    const Sp__SnapshotRequest *rq = m->request;
+    for (size_t i = 0; i < rq->n_base_point_ids && !m->bases[n].point_id; i++) {
+        char tag[QEMU_TAG];
+        qemu_tag(rq->base_point_ids[i], tag);
+        SP_FREE char *bitmap = sp_format(QEMU_BITMAP_PREFIX "%s", tag);
+        const char *why;
+        if (!bitmap)
+            return -ENOMEM;
+        if (qemu_bitmap_is_whole(m->disks.nodes, m->chosen[n]->node, bitmap, &why)) {
+            m->bases[n].point_id = rq->base_point_ids[i];
+            m->bases[n].bitmap = sp_steal(bitmap);
+        } else if (!m->bases[n].why_none) {
+            m->bases[n].why_none = why;
+        }
+    }
+    return 0;
+}
 
 static int add_bitmap(struct making *m, const struct qemu_disk *d)
 {
@@ -163,6 +194,7 @@ static int add_fleece(struct making *m, size_t n)
     int r = pass_fleece(m, m->chosen[n], &window, &set);
     if (r)
         return r;
+    m->fleece_limit += window;
     SP_FREE char *file = sp_format("/dev/fdset/%llu", (unsigned long long)set);
     if (!file)
         return -ENOMEM;
@@ -196,7 +228,8 @@ static int prepare(struct making *m)
 {
     int r = announce(m, "prepare", false);
     for (size_t i = 0; !r && i < m->count; i++) {
-        r = add_bitmap(m, m->chosen[i]);
+        r = find_base(m, i);
+        r = r ? r : add_bitmap(m, m->chosen[i]);
         r = r ? r : add_filter(m, i);
     }
     return r;
@@ -263,21 +296,37 @@ static int start_server(struct making *m)
     return r;
 }
 
+/* The export of a disk, with the bitmap of its changes (which the rotation has ended: QEMU exports
+ * none that still records). */
+static int add_export(struct making *m, size_t n)
+{
+    const char *access = QEMU_NAME_OF('a', m->tag, n), *export = QEMU_NAME_OF('e', m->tag, n);
+    json_object *bitmaps = json_object_new_array();
+    json_object *arguments = qmp_object("type=s,id=s,node-name=s,name=s,writable=b,bitmaps=o",
+                                        "nbd", export, access, export, 0, bitmaps);
+    if (!arguments)
+        return -ENOMEM;
+    if (m->bases[n].bitmap) {
+        json_object *bitmap = qmp_object("node=s,name=s", m->chosen[n]->node, m->bases[n].bitmap);
+        if (!bitmap || json_object_array_add(bitmaps, bitmap)) {
+            json_object_put(bitmap);
+            json_object_put(arguments);
+            return -ENOMEM;
+        }
+    }
+    return qmp_call(m->q, "block-export-add", arguments, NULL, m->why);
+}
+
 static int expose(struct making *m)
 {
     int r = announce(m, "expose", false);
     r = r ? r : start_server(m);
     for (size_t i = 0; !r && i < m->count; i++) {
-        const char *access = QEMU_NAME_OF('a', m->tag, i), *export = QEMU_NAME_OF('e', m->tag, i);
         r = qmp_call(m->q, "blockdev-add",
-                     qmp_object("driver=s,node-name=s,file=s", "snapshot-access", access,
-                                QEMU_NAME_OF('c', m->tag, i)),
+                     qmp_object("driver=s,node-name=s,file=s", "snapshot-access",
+                                QEMU_NAME_OF('a', m->tag, i), QEMU_NAME_OF('c', m->tag, i)),
                      NULL, m->why);
-        r = r ? r
-              : qmp_call(m->q, "block-export-add",
-                         qmp_object("type=s,id=s,node-name=s,name=s,writable=b", "nbd", export,
-                                    access, export, 0),
-                         NULL, m->why);
+        r = r ? r : add_export(m, i);
     }
     return r;
 }
@@ -296,8 +345,10 @@ static int open_reader(struct making *m, struct source_snapshot **ret)
     int r = qemu_reader_new(m->socket_path, m->count, &reader);
     for (size_t i = 0; !r && i < m->count; i++) {
         bool must_hold = m->chosen[i]->in_iothread && qmp_version(m->q) < 9000000;
-        r = qemu_reader_disk(reader, i, QEMU_NAME_OF('e', m->tag, i), m->chosen[i]->size_bytes,
-                             must_hold ? QEMU_HELD_CONNECTIONS : 0, hold, m, m->why);
+        const struct qemu_export export = {QEMU_NAME_OF('e', m->tag, i), m->bases[i].bitmap,
+                                           m->chosen[i]->size_bytes};
+        r = qemu_reader_disk(reader, i, &export, must_hold ? QEMU_HELD_CONNECTIONS : 0, hold, m,
+                             m->why);
     }
     struct source_snapshot *s = r ? NULL : calloc(1, sizeof *s);
     if (!s) {
@@ -311,6 +362,17 @@ static int open_reader(struct making *m, struct source_snapshot **ret)
 
 /* ── The whole ── */
 
+static int respond_disk(const struct making *m, size_t n, Sp__SourceDisk *d)
+{
+    const struct base *base = &m->bases[n];
+    int r = qemu_disk_to_message(m->chosen[n], d);
+    if (!r && base->point_id && !(d->base_point_id = strdup(base->point_id)))
+        r = -ENOMEM;
+    if (!r && !base->point_id && base->why_none && !(d->full_why = strdup(base->why_none)))
+        r = -ENOMEM;
+    return r;
+}
+
 static int respond(const struct making *m, Sp__SnapshotResponse **ret)
 {
     Sp__SnapshotResponse *s = malloc(sizeof *s);
@@ -319,6 +381,7 @@ static int respond(const struct making *m, Sp__SnapshotResponse **ret)
     sp__snapshot_response__init(s);
     s->switch_us = m->switch_us;
     s->held_by_source = m->stop;
+    s->fleece_limit_bytes = m->fleece_limit;
     s->journal = strdup(json_object_to_json_string_ext(m->told, JSON_C_TO_STRING_PLAIN));
     s->disks = calloc(m->count, sizeof *s->disks);
     int r = s->journal && s->disks ? 0 : -ENOMEM;
@@ -330,7 +393,7 @@ static int respond(const struct making *m, Sp__SnapshotResponse **ret)
         }
         sp__source_disk__init(d);
         s->disks[s->n_disks++] = d;
-        r = qemu_disk_to_message(m->chosen[i], d);
+        r = respond_disk(m, i, d);
     }
     if (r) {
         sp__snapshot_response__free_unpacked(s, NULL);
@@ -345,14 +408,14 @@ static void undo_after_failure(struct making *m)
 {
     const char *told = json_object_to_json_string_ext(m->told, JSON_C_TO_STRING_PLAIN);
     struct sp_why ignored;
-    int r =
-        qemu_undo(m->q, m->request->point_id, m->source->fleece_directory, told, false, &ignored);
+    int r = qemu_undo(m->q, m->request->point_id, m->source->fleece_directory, told, false, NULL,
+                      &ignored);
     QMP_CLOSE struct qmp *again = NULL;
     if (r) {
         qmp_close(sp_steal(m->q)); /* the socket serves one at a time */
         r = qmp_open(m->source->qmp_socket, 0, &again, &ignored);
         if (!r)
-            qemu_undo(again, m->request->point_id, m->source->fleece_directory, told, false,
+            qemu_undo(again, m->request->point_id, m->source->fleece_directory, told, false, NULL,
                       &ignored);
     }
 }
@@ -409,6 +472,9 @@ static int snapshot(const Sp__SnapshotRequest *request, source_journal_fn *journ
     free(m.bitmap);
     free(m.socket_path);
     free(m.chosen);
+    for (size_t i = 0; m.bases && i < m.count; i++)
+        free(m.bases[i].bitmap);
+    free(m.bases);
     json_object_put(m.told);
     qemu_disks_free(&m.disks);
     qmp_close(m.q);
@@ -425,6 +491,12 @@ static int next_data(struct source_snapshot *s, uint32_t disk, uint64_t offset,
                      uint64_t *ret_offset, uint64_t *ret_length, struct sp_why *why)
 {
     return qemu_reader_next_data(s->reader, disk, offset, ret_offset, ret_length, why);
+}
+
+static int next_changed(struct source_snapshot *s, uint32_t disk, uint64_t offset,
+                        uint64_t *ret_offset, uint64_t *ret_length, struct sp_why *why)
+{
+    return qemu_reader_next_changed(s->reader, disk, offset, ret_offset, ret_length, why);
 }
 
 static bool broken(struct source_snapshot *s)
@@ -449,6 +521,7 @@ const struct source source_qemu = {
     .snapshot = snapshot,
     .read_at = read_at,
     .next_data = next_data,
+    .next_changed = next_changed,
     .broken = broken,
     .close = close_snapshot,
     .release = qemu_release,

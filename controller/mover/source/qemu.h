@@ -77,16 +77,24 @@ int qemu_fleece_create(const char *folder, uint64_t disk_bytes, uint64_t limit_b
 struct qemu_reader; /* the exports of one snapshot */
 
 int qemu_reader_new(const char *socket_path, size_t disks, struct qemu_reader **ret);
+/* `bitmap`: of what changed, exported beside the data; NULL: none. Texts are copied. */
+struct qemu_export {
+    const char *name, *bitmap;
+    uint64_t size_bytes;
+};
 /* Says what disk n is called. `held` connections are made at once and their sockets passed to
  * hold(), before anything is negotiated on them; no others are made later (see qemu.c, iothreads).
  */
 typedef int qemu_hold_fn(void *self, size_t disk, unsigned connection, int fd);
-int qemu_reader_disk(struct qemu_reader *r, size_t n, const char *export_name, uint64_t size_bytes,
+int qemu_reader_disk(struct qemu_reader *r, size_t n, const struct qemu_export *export,
                      unsigned held, qemu_hold_fn *hold, void *self, struct sp_why *why);
 int qemu_reader_read(struct qemu_reader *r, size_t n, uint64_t offset, void *out, uint32_t length,
                      struct sp_why *why);
 int qemu_reader_next_data(struct qemu_reader *r, size_t n, uint64_t offset, uint64_t *ret_offset,
                           uint64_t *ret_length, struct sp_why *why);
+/* What the bitmap says. */
+int qemu_reader_next_changed(struct qemu_reader *r, size_t n, uint64_t offset, uint64_t *ret_offset,
+                             uint64_t *ret_length, struct sp_why *why);
 bool qemu_reader_broken(const struct qemu_reader *r);
 void qemu_reader_free(struct qemu_reader *r);
 /* connect(2) to a unix socket whose path may be longer than sun_path. fd or negative errno. */
@@ -102,13 +110,18 @@ char *qemu_socket_path(const char *folder, const char *point_id);
 enum { QEMU_HELD_CONNECTIONS = 2 };
 #define QEMU_HELD_NAME   "sealpoint-%s-%zu-%u"
 #define QEMU_SERVER_NAME "sealpoint-%s-nbd"
-/* Takes everything of the point out of a running QEMU. journal may be NULL. */
+/* Takes everything of the point out of a running QEMU. journal may be NULL; so may ret_fleece,
+ * which gets the bytes that the fleeces took. */
 int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, const char *journal,
-              bool transferred, struct sp_why *why);
+              bool transferred, uint64_t *ret_fleece, struct sp_why *why);
 int qemu_release(const Sp__ReleaseSnapshotRequest *request, Sp__ReleaseSnapshotResponse **ret,
                  struct sp_why *why);
 /* Everything that records changes, in order again: see qemu_undo.c. */
 int qemu_bitmaps_prepare(struct qmp *q, json_object *nodes, const char *node, struct sp_why *why);
+/* The bitmap, as `nodes` have it, records all that changed since its point: after prepare. When
+ * not, *ret_why says why, static. */
+bool qemu_bitmap_is_whole(json_object *nodes, const char *node, const char *bitmap,
+                          const char **ret_why);
 int qemu_bitmaps_disable_others(struct qmp *q, json_object *nodes, const char *node,
                                 const char *keep, struct sp_why *why);
 

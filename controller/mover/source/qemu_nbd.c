@@ -27,22 +27,30 @@ enum {
     WAIT_MS = 60000,
 };
 
+/* What is asked of ranges: each an NBD metadata context. */
+enum status_kind { STATUS_DATA, STATUS_CHANGED, STATUS_KINDS };
+
 struct extent {
     uint64_t length;
-    bool zero;
+    bool wanted; /* may hold data; was changed */
+};
+
+/* The last block-status reply, which usually answers the next question, too. */
+struct status_cache {
+    uint64_t at;
+    size_t count;
+    struct extent *extents; /* MAX_CACHED_EXTENTS, made when first needed */
 };
 
 struct reader_disk {
     char *export_name;
+    char *contexts[STATUS_KINDS]; /* NULL: not exported */
     uint64_t size_bytes;
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t given_back;
     struct nbd_handle *idle[MAX_CONNECTIONS];
     unsigned idle_count, open_count, most;
-    /* The last block-status reply, which usually answers the next question, too. */
-    uint64_t cached_at;
-    size_t cached_count;
-    struct extent cached[MAX_CACHED_EXTENTS];
+    struct status_cache cache[STATUS_KINDS];
 };
 
 struct qemu_reader {
@@ -130,11 +138,14 @@ static int negotiate(const struct reader_disk *d, int fd, struct nbd_handle **re
     if (!h)
         return -ENOMEM;
     int r = 0;
-    if (nbd_set_export_name(h, d->export_name) ||
-        nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) ||
-        nbd_set_pread_initialize(h, false) || nbd_aio_connect_socket(h, own))
+    for (size_t i = 0; i < STATUS_KINDS && !r; i++) {
+        if (d->contexts[i] && nbd_add_meta_context(h, d->contexts[i]))
+            r = sp_why_set(why, -EIO, "NBD: %s", nbd_get_error());
+    }
+    if (!r && (nbd_set_export_name(h, d->export_name) || nbd_set_pread_initialize(h, false) ||
+               nbd_aio_connect_socket(h, own)))
         r = sp_why_set(why, -EIO, "NBD: %s", nbd_get_error());
-    else
+    else if (!r)
         own = -1;
     uint64_t deadline_ms = sp_clock_monotonic_ms(&sp_clock_system) + WAIT_MS;
     while (!r && nbd_aio_is_connecting(h) > 0) {
@@ -269,10 +280,10 @@ int qemu_reader_read(struct qemu_reader *r, size_t n, uint64_t offset, void *out
     return error;
 }
 
+/* Extents of one request, by kind. */
 struct status {
-    uint64_t offset;
-    size_t count;
-    struct extent *extents; /* MAX_CACHED_EXTENTS */
+    const struct reader_disk *disk;
+    struct status_cache got[STATUS_KINDS];
 };
 
 static int on_extents(void *user, const char *context, uint64_t offset, uint32_t *entries,
@@ -280,63 +291,83 @@ static int on_extents(void *user, const char *context, uint64_t offset, uint32_t
 {
     struct status *s = user;
     (void)error;
-    if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
-        return 0;
-    s->offset = offset;
-    for (size_t i = 0; i + 1 < entries_count && s->count < MAX_CACHED_EXTENTS; i += 2) {
-        /* A hole that is not also zero may hold anything: only ZERO lets us skip. */
-        s->extents[s->count++] = (struct extent){
-            .length = entries[i],
-            .zero = entries[i + 1] & LIBNBD_STATE_ZERO,
-        };
+    for (size_t kind = 0; kind < STATUS_KINDS; kind++) {
+        struct status_cache *to = &s->got[kind];
+        if (!s->disk->contexts[kind] || strcmp(context, s->disk->contexts[kind]) != 0)
+            continue;
+        to->at = offset;
+        for (size_t i = 0; i + 1 < entries_count && to->count < MAX_CACHED_EXTENTS; i += 2) {
+            /* A hole that is not also zero may hold anything: only ZERO lets us skip. In a bitmap
+             * bit 0 is "dirty" (QEMU's docs/interop/nbd.txt). */
+            to->extents[to->count++] = (struct extent){
+                .length = entries[i],
+                .wanted = kind == STATUS_DATA ? !(entries[i + 1] & LIBNBD_STATE_ZERO)
+                                              : entries[i + 1] & 1,
+            };
+        }
     }
     return 0;
 }
 
-/* Fetches the status from offset on into the cache of the disk (whose lock is held). */
-static int fetch_status(struct qemu_reader *r, struct reader_disk *d, uint64_t offset,
-                        struct sp_why *why)
+static int ask_status(struct qemu_reader *r, struct reader_disk *d, uint64_t offset,
+                      struct status *s, struct sp_why *why)
 {
-    pthread_mutex_unlock(&d->lock);
     struct nbd_handle *h = NULL;
-    struct extent *extents = malloc(MAX_CACHED_EXTENTS * sizeof *extents);
-    struct status s = {.extents = extents};
-    int error = extents ? take(r, d, &h, why) : -ENOMEM;
-    if (!error) {
-        uint64_t length = d->size_bytes - offset;
-        int server_errno = 0;
-        nbd_extent_callback callback = {.callback = on_extents, .user_data = &s};
-        error = finish(h,
-                       nbd_aio_block_status(h, length < MAX_STATUS ? length : MAX_STATUS, offset,
-                                            callback, NBD_NULL_COMPLETION, 0),
-                       &server_errno);
-        if (error)
-            error = explain(r, d, offset, error, server_errno, why);
-        else if (!s.count || s.offset != offset)
-            error = sp_why_set(why, -EIO, "QEMU's NBD server does not tell which ranges hold data");
-        give_back(d, h);
-    }
-    pthread_mutex_lock(&d->lock);
-    if (!error) {
-        memcpy(d->cached, extents, s.count * sizeof *extents);
-        d->cached_count = s.count;
-        d->cached_at = offset;
-    }
-    free(extents);
+    int error = take(r, d, &h, why);
+    if (error)
+        return error;
+    uint64_t length = d->size_bytes - offset;
+    int server_errno = 0;
+    nbd_extent_callback callback = {.callback = on_extents, .user_data = s};
+    error = finish(h,
+                   nbd_aio_block_status(h, length < MAX_STATUS ? length : MAX_STATUS, offset,
+                                        callback, NBD_NULL_COMPLETION, 0),
+                   &server_errno);
+    if (error)
+        error = explain(r, d, offset, error, server_errno, why);
+    give_back(d, h);
     return error;
 }
 
-/* Looks in the cache: 1 a data range at or after *offset; 0 none up to where the cache ends, and
- * *offset is there. */
-static int search_cache(const struct reader_disk *d, uint64_t *offset, uint64_t *ret_offset,
-                        uint64_t *ret_length)
+/* Fetches the status from offset on into the caches of the disk (whose lock is held). */
+static int fetch_status(struct qemu_reader *r, struct reader_disk *d, enum status_kind asked,
+                        uint64_t offset, struct sp_why *why)
 {
-    uint64_t at = d->cached_at;
-    for (size_t i = 0; i < d->cached_count; i++) {
-        uint64_t end = at + d->cached[i].length;
+    struct status s = {.disk = d};
+    int error = 0;
+    pthread_mutex_unlock(&d->lock);
+    for (size_t kind = 0; kind < STATUS_KINDS; kind++) {
+        s.got[kind].extents = malloc(MAX_CACHED_EXTENTS * sizeof *s.got[kind].extents);
+        if (!s.got[kind].extents)
+            error = -ENOMEM;
+    }
+    error = error ? error : ask_status(r, d, offset, &s, why);
+    if (!error && (!s.got[asked].count || s.got[asked].at != offset))
+        error = sp_why_set(why, -EIO, "QEMU's NBD server does not tell which ranges %s",
+                           asked == STATUS_DATA ? "hold data" : "were changed");
+    pthread_mutex_lock(&d->lock);
+    for (size_t kind = 0; kind < STATUS_KINDS; kind++) {
+        if (!error && s.got[kind].count) {
+            struct status_cache old = d->cache[kind];
+            d->cache[kind] = s.got[kind];
+            s.got[kind] = old;
+        }
+        free(s.got[kind].extents);
+    }
+    return error;
+}
+
+/* Looks in a cache: 1 a wanted range at or after *offset; 0 none up to where the cache ends, and
+ * *offset is there. */
+static int search_cache(const struct reader_disk *d, const struct status_cache *cache,
+                        uint64_t *offset, uint64_t *ret_offset, uint64_t *ret_length)
+{
+    uint64_t at = cache->at;
+    for (size_t i = 0; i < cache->count; i++) {
+        uint64_t end = at + cache->extents[i].length;
         end = end < d->size_bytes ? end : d->size_bytes;
         if (end > *offset && at <= *offset) {
-            if (!d->cached[i].zero) {
+            if (cache->extents[i].wanted) {
                 *ret_offset = *offset;
                 *ret_length = end - *offset;
                 return 1;
@@ -348,22 +379,34 @@ static int search_cache(const struct reader_disk *d, uint64_t *offset, uint64_t 
     return 0;
 }
 
-int qemu_reader_next_data(struct qemu_reader *r, size_t n, uint64_t offset, uint64_t *ret_offset,
-                          uint64_t *ret_length, struct sp_why *why)
+static int next_range(struct qemu_reader *r, size_t n, enum status_kind kind, uint64_t offset,
+                      uint64_t *ret_offset, uint64_t *ret_length, struct sp_why *why)
 {
-    if (n >= r->count)
-        return -EINVAL;
+    if (n >= r->count || !r->disks[n].contexts[kind])
+        return sp_why_set(why, -EINVAL, "nothing is known of changes of this disk");
     struct reader_disk *d = &r->disks[n];
     int result = 0;
     pthread_mutex_lock(&d->lock);
     while (!result && offset < d->size_bytes) {
         uint64_t before = offset;
-        result = search_cache(d, &offset, ret_offset, ret_length);
+        result = search_cache(d, &d->cache[kind], &offset, ret_offset, ret_length);
         if (!result && offset == before)
-            result = fetch_status(r, d, offset, why);
+            result = fetch_status(r, d, kind, offset, why);
     }
     pthread_mutex_unlock(&d->lock);
     return result;
+}
+
+int qemu_reader_next_data(struct qemu_reader *r, size_t n, uint64_t offset, uint64_t *ret_offset,
+                          uint64_t *ret_length, struct sp_why *why)
+{
+    return next_range(r, n, STATUS_DATA, offset, ret_offset, ret_length, why);
+}
+
+int qemu_reader_next_changed(struct qemu_reader *r, size_t n, uint64_t offset, uint64_t *ret_offset,
+                             uint64_t *ret_length, struct sp_why *why)
+{
+    return next_range(r, n, STATUS_CHANGED, offset, ret_offset, ret_length, why);
 }
 
 bool qemu_reader_broken(const struct qemu_reader *r)
@@ -389,13 +432,18 @@ int qemu_reader_new(const char *socket_path, size_t disks, struct qemu_reader **
     return 0;
 }
 
-int qemu_reader_disk(struct qemu_reader *r, size_t n, const char *export_name, uint64_t size_bytes,
+int qemu_reader_disk(struct qemu_reader *r, size_t n, const struct qemu_export *export,
                      unsigned held, qemu_hold_fn *hold, void *self, struct sp_why *why)
 {
     struct reader_disk *d = &r->disks[n];
-    d->size_bytes = size_bytes;
+    d->size_bytes = export->size_bytes;
     d->most = MAX_CONNECTIONS;
-    if (!(d->export_name = strdup(export_name)))
+    d->export_name = strdup(export->name);
+    d->contexts[STATUS_DATA] = strdup(LIBNBD_CONTEXT_BASE_ALLOCATION);
+    if (export->bitmap)
+        d->contexts[STATUS_CHANGED] = sp_format("qemu:dirty-bitmap:%s", export->bitmap);
+    if (!d->export_name || !d->contexts[STATUS_DATA] ||
+        (export->bitmap && !d->contexts[STATUS_CHANGED]))
         return -ENOMEM;
     for (unsigned i = 0; i < held; i++) {
         SP_FD int fd = qemu_connect(r->socket_path);
@@ -423,6 +471,10 @@ void qemu_reader_free(struct qemu_reader *r)
         pthread_mutex_destroy(&d->lock);
         pthread_cond_destroy(&d->given_back);
         free(d->export_name);
+        for (size_t kind = 0; kind < STATUS_KINDS; kind++) {
+            free(d->contexts[kind]);
+            free(d->cache[kind].extents);
+        }
     }
     free(r->socket_path);
     free(r);

@@ -76,16 +76,53 @@ static int catch_up(struct qmp *q, json_object *bitmaps, const char *node, const
     return qmp_call(q, "transaction", qmp_object("actions=o", json_object_get(actions)), NULL, why);
 }
 
+/* One that was disabled when its successor had begun to record lacks nothing as long as a successor
+ * records. With none, what was written since is known to nobody. */
+static bool any_records(json_object *bitmaps)
+{
+    for (size_t i = 0; i < qmp_length(bitmaps); i++) {
+        json_object *b = qmp_at(bitmaps, i);
+        const char *name;
+        if (is_bitmap(b, &name) && qmp_flag(b, "recording") && !qmp_flag(b, "inconsistent"))
+            return true;
+    }
+    return false;
+}
+
+bool qemu_bitmap_is_whole(json_object *nodes, const char *node, const char *bitmap,
+                          const char **ret_why)
+{
+    json_object *bitmaps = qmp_get_array(qemu_node(nodes, node), "dirty-bitmaps");
+    *ret_why =
+        "QEMU has no record of what changed since an earlier point: it was restarted, or its "
+        "record is of a point that is not in the vault";
+    for (size_t i = 0; i < qmp_length(bitmaps); i++) {
+        json_object *b = qmp_at(bitmaps, i);
+        const char *name;
+        if (!is_bitmap(b, &name) || strcmp(name, bitmap) != 0)
+            continue;
+        if (qmp_flag(b, "inconsistent"))
+            *ret_why = "QEMU ended without saving its record of what changed";
+        else if (!qmp_flag(b, "recording") && !any_records(bitmaps))
+            *ret_why = "QEMU's record of what changed was switched off";
+        else
+            return true;
+    }
+    return false;
+}
+
 int qemu_bitmaps_prepare(struct qmp *q, json_object *nodes, const char *node, struct sp_why *why)
 {
     json_object *bitmaps = qmp_get_array(qemu_node(nodes, node), "dirty-bitmaps");
+    bool chain = any_records(bitmaps);
     for (size_t i = 0; i < qmp_length(bitmaps); i++) {
         json_object *b = qmp_at(bitmaps, i);
         const char *name;
         int r = 0;
         if (!is_bitmap(b, &name))
             continue;
-        if (qmp_flag(b, "inconsistent")) /* QEMU died with it: what it missed is not known */
+        /* Inconsistent: QEMU died with it. What it missed is not known. */
+        if (qmp_flag(b, "inconsistent") || (!qmp_flag(b, "recording") && !chain))
             r = bitmap_call(q, "block-dirty-bitmap-remove", node, name, why);
         else if (!qmp_flag(b, "recording"))
             r = catch_up(q, bitmaps, node, name, why);
@@ -312,6 +349,22 @@ static int restore_drives(struct qmp *q, const char *tag, const struct qemu_disk
     return 0;
 }
 
+/* What the fleeces of the point take in their file system. */
+static int fleece_used(struct qmp *q, const char *tag, uint64_t *ret, struct sp_why *why)
+{
+    QMP_JSON json_object *nodes = NULL;
+    int r = qmp_call(q, "query-named-block-nodes", qmp_object("flat=b", 1), &nodes, why);
+    uint64_t sum = 0;
+    for (size_t i = 0; !r && i < qmp_length(nodes); i++) {
+        json_object *node = qmp_at(nodes, i);
+        if (qemu_is_ours(qmp_string(node, "node-name"), 'f', tag))
+            sum += qmp_number(qmp_get_object(node, "image"), "actual-size");
+    }
+    if (!r && ret)
+        *ret = sum;
+    return r;
+}
+
 static int remove_files(struct qmp *q, const char *tag, struct sp_why *why)
 {
     QMP_JSON json_object *sets = NULL;
@@ -348,7 +401,7 @@ static int resume(struct qmp *q, json_object *journal, struct sp_why *why)
 }
 
 int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, const char *journal,
-              bool transferred, struct sp_why *why)
+              bool transferred, uint64_t *ret_fleece, struct sp_why *why)
 {
     char tag[QEMU_TAG];
     __attribute__((cleanup(qemu_disks_free))) struct qemu_disks disks = {0};
@@ -366,6 +419,7 @@ int qemu_undo(struct qmp *q, const char *point_id, const char *fleece_folder, co
     r = r ? r : undo_bitmaps(q, tag, transferred, why);
     r = r ? r : restore_drives(q, tag, &disks, told, why);
     r = r ? r : delete_nodes(q, tag, 'c', why);
+    r = r ? r : fleece_used(q, tag, ret_fleece, why);
     r = r ? r : delete_nodes(q, tag, 'f', why);
     return r ? r : remove_files(q, tag, why);
 }
@@ -378,6 +432,7 @@ int qemu_release(const Sp__ReleaseSnapshotRequest *request, Sp__ReleaseSnapshotR
     SP_FREE char *socket_path = qemu_socket_path(source->fleece_directory, request->point_id);
     if (!socket_path)
         return -ENOMEM;
+    uint64_t fleece = 0;
     int r = qmp_open(source->qmp_socket, 0, &q, why);
     if (r == -ENOENT || r == -ECONNREFUSED) {
         /* QEMU has ended: everything but the name of the socket ended with it. */
@@ -385,7 +440,7 @@ int qemu_release(const Sp__ReleaseSnapshotRequest *request, Sp__ReleaseSnapshotR
         r = 0;
     } else if (!r) {
         r = qemu_undo(q, request->point_id, source->fleece_directory, request->journal,
-                      request->transferred, why);
+                      request->transferred, &fleece, why);
     }
     if (r)
         return r;
@@ -394,6 +449,7 @@ int qemu_release(const Sp__ReleaseSnapshotRequest *request, Sp__ReleaseSnapshotR
         return -ENOMEM;
     sp__release_snapshot_response__init(m);
     m->nothing_left = true;
+    m->fleece_used_bytes = fleece;
     *ret = m;
     return 0;
 }

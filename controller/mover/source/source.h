@@ -38,6 +38,11 @@ struct source {
     /* The next range at or after offset that may hold data: 1, 0 none, negative errno. */
     int (*next_data)(struct source_snapshot *, uint32_t disk, uint64_t offset, uint64_t *ret_offset,
                      uint64_t *ret_length, struct sp_why *why);
+    /* The next range at or after offset that may have changed since the disk's base point
+     * (SourceDisk.base_point_id, which must not be empty): 1, 0 none, negative errno. NULL: this
+     * source knows no changes. */
+    int (*next_changed)(struct source_snapshot *, uint32_t disk, uint64_t offset,
+                        uint64_t *ret_offset, uint64_t *ret_length, struct sp_why *why);
     bool (*broken)(struct source_snapshot *);
     /* Closes the handle without touching the storage layer. */
     void (*close)(struct source_snapshot *);

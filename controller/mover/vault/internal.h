@@ -67,6 +67,12 @@ int vault_fetch(struct vault *, struct vault_coder *, enum map_kind kind,
 int vault_fetch_node(struct vault *, struct vault_coder *,
                      const uint8_t address[VAULT_ADDRESS_BYTES], unsigned level,
                      struct map_node *ret, struct sp_why *why);
+/* The node `number` of its level, or NULL where all below is zero; valid until the next call. */
+int vault_reader_node(struct vault_reader *, unsigned level, uint64_t number,
+                      const struct map_node **ret, struct sp_why *why);
+/* What names that node in the level above. */
+int vault_reader_child(struct vault_reader *, unsigned level, uint64_t number,
+                       struct map_child *ret, struct sp_why *why);
 int vault_fetch_root(struct vault *, struct vault_coder *,
                      const uint8_t address[VAULT_ADDRESS_BYTES], struct map_root *ret,
                      struct sp_why *why);

@@ -2,30 +2,29 @@
 #include "controller/mover/vault/journal.h"
 #include <string.h>
 
-static const char magic[8] = "SPJOURN1";
+static const char pack_magic[8] = "SPJOURN1", root_magic[8] = "SPJROOT1";
 
 enum {
     HEAD_BYTES = 16,
     SUM_BYTES = 32,
-    MOST_PACKS_IN_RECORD = 65536,
-    RECORD_MAX = HEAD_BYTES + MOST_PACKS_IN_RECORD * PACK_ID_BYTES + SUM_BYTES,
+    MOST_IN_RECORD = 65536,
+    RECORD_MAX = HEAD_BYTES + MOST_IN_RECORD * VAULT_ADDRESS_BYTES + SUM_BYTES,
 };
 
-int journal_put(struct vault *v, const char *point_id, const uint8_t (*packs)[PACK_ID_BYTES],
-                size_t count, struct sp_why *why)
+static int put_record(struct vault *v, const char *point_id, const char magic[8],
+                      struct sp_bytes what, size_t count, struct sp_why *why)
 {
     uint8_t random[16], head[HEAD_BYTES], sum[SUM_BYTES];
     char name[VAULT_NAME_MAX], hex[33];
-    if (count > MOST_PACKS_IN_RECORD)
+    if (count > MOST_IN_RECORD)
         return -EINVAL;
     int r = sp_random(random, sizeof random);
     if (r < 0)
         return r;
-    memcpy(head, magic, sizeof magic);
+    memcpy(head, magic, 8);
     sp_put_le32(head + 8, VAULT_FORMAT);
     sp_put_le32(head + 12, (uint32_t)count);
-    struct sp_bytes parts[] = {
-        {head, sizeof head}, {(const uint8_t *)packs, count * PACK_ID_BYTES}, {sum, sizeof sum}};
+    struct sp_bytes parts[] = {{head, sizeof head}, what, {sum, sizeof sum}};
     r = sp_sha256(parts, 2, sum);
     if (r < 0)
         return r;
@@ -33,24 +32,45 @@ int journal_put(struct vault *v, const char *point_id, const uint8_t (*packs)[PA
     return v->backend->put(v->self, name, parts, SP_COUNT(parts), why);
 }
 
-int journal_parse(const void *data, size_t size, const uint8_t (**ret_packs)[PACK_ID_BYTES],
-                  size_t *ret_count)
+int journal_put(struct vault *v, const char *point_id, const uint8_t (*packs)[PACK_ID_BYTES],
+                size_t count, struct sp_why *why)
+{
+    struct sp_bytes what = {(const uint8_t *)packs, count * PACK_ID_BYTES};
+    return put_record(v, point_id, pack_magic, what, count, why);
+}
+
+int journal_put_root(struct vault *v, const char *point_id, const uint8_t root[VAULT_ADDRESS_BYTES],
+                     struct sp_why *why)
+{
+    return put_record(v, point_id, root_magic, (struct sp_bytes){root, VAULT_ADDRESS_BYTES}, 1,
+                      why);
+}
+
+int journal_parse(const void *data, size_t size, struct journal_record *ret)
 {
     struct sp_reader r = sp_reader_of(data, size);
-    const uint8_t *its_magic = sp_reader_take(&r, sizeof magic);
+    const uint8_t *magic = sp_reader_take(&r, 8);
     uint32_t format = sp_reader_le32(&r), count = sp_reader_le32(&r);
-    if (r.failed || memcmp(its_magic, magic, sizeof magic) || format != VAULT_FORMAT ||
-        count > MOST_PACKS_IN_RECORD ||
-        sp_reader_left(&r) != (size_t)count * PACK_ID_BYTES + SUM_BYTES)
+    if (r.failed || format != VAULT_FORMAT || count > MOST_IN_RECORD)
         return -EBADMSG;
-    const uint8_t *packs = sp_reader_take(&r, (size_t)count * PACK_ID_BYTES);
+    bool packs = !memcmp(magic, pack_magic, 8), roots = !memcmp(magic, root_magic, 8);
+    size_t each = packs ? PACK_ID_BYTES : VAULT_ADDRESS_BYTES;
+    if ((!packs && !roots) || sp_reader_left(&r) != count * each + SUM_BYTES)
+        return -EBADMSG;
+    const uint8_t *what = sp_reader_take(&r, count * each);
     uint8_t sum[SUM_BYTES];
     if (sp_sha256_of(data, size - SUM_BYTES, sum) < 0)
         return -EIO;
     if (memcmp(sum, (const uint8_t *)data + size - SUM_BYTES, SUM_BYTES))
         return -EBADMSG;
-    *ret_packs = (const uint8_t(*)[PACK_ID_BYTES])packs;
-    *ret_count = count;
+    *ret = (struct journal_record){0};
+    if (packs) {
+        ret->packs = (const uint8_t(*)[PACK_ID_BYTES])what;
+        ret->pack_count = count;
+    } else {
+        ret->roots = (const uint8_t(*)[VAULT_ADDRESS_BYTES])what;
+        ret->root_count = count;
+    }
     return 0;
 }
 
@@ -90,8 +110,7 @@ static bool point_of(const char *name, char out[VAULT_ID_MAX + 1])
 }
 
 int journal_each(struct vault *v,
-                 int (*each)(void *arg, const char *point_id, const uint8_t (*packs)[PACK_ID_BYTES],
-                             size_t count),
+                 int (*each)(void *arg, const char *point_id, const struct journal_record *),
                  void *arg)
 {
     struct names names = {0};
@@ -101,18 +120,19 @@ int journal_each(struct vault *v,
         if (!point_of(names.name[i], point))
             continue;
         uint8_t *data SP_FREE = NULL;
-        size_t size = 0, count = 0;
-        const uint8_t(*packs)[PACK_ID_BYTES] = NULL;
+        size_t size = 0;
+        struct journal_record record = {0};
         r = vault_get_whole(v, names.name[i], RECORD_MAX, &data, &size);
         if (r == -ENOENT) { /* ended meanwhile */
             r = 0;
             continue;
         }
         if (r == 0)
-            r = journal_parse(data, size, &packs, &count);
+            r = journal_parse(data, size, &record);
         if (r == -ENOMEM)
             break;
-        r = r < 0 ? each(arg, point, NULL, 0) : each(arg, point, packs, count);
+        record.damaged = r < 0;
+        r = each(arg, point, &record);
     }
     free(names.name);
     return r;

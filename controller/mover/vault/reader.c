@@ -193,6 +193,29 @@ static int load_path(struct vault_reader *d, uint64_t index, unsigned level, str
     return 1;
 }
 
+int vault_reader_node(struct vault_reader *d, unsigned level, uint64_t number,
+                      const struct map_node **ret, struct sp_why *why)
+{
+    int r = load_path(d, number * map_span(level + 1), level, why);
+    if (r >= 0)
+        *ret = r > 0 ? d->path[level] : NULL;
+    return r < 0 ? r : 0;
+}
+
+int vault_reader_child(struct vault_reader *d, unsigned level, uint64_t number,
+                       struct map_child *ret, struct sp_why *why)
+{
+    const struct map_node *above;
+    if (level + 1 >= d->root.height) {
+        *ret = d->root.top;
+        return 0;
+    }
+    int r = vault_reader_node(d, level + 1, number / MAP_FAN_OUT, &above, why);
+    if (r == 0)
+        *ret = above ? above->child[number % MAP_FAN_OUT] : (struct map_child){0};
+    return r;
+}
+
 static uint32_t chunk_size(const struct vault_reader *d, uint64_t index)
 {
     uint64_t left = d->root.size_bytes - index * VAULT_CHUNK_BYTES;
@@ -215,6 +238,36 @@ static int fetch_chunk(struct vault_reader *d, uint64_t index, const struct map_
                              (unsigned long long)index * VAULT_CHUNK_BYTES,
                              (unsigned long long)index * VAULT_CHUNK_BYTES + chunk_size(d, index));
     return 0;
+}
+
+static int child_of(struct vault_reader *d, uint64_t index, struct map_child *ret,
+                    struct sp_why *why)
+{
+    int r = load_path(d, index, 0, why);
+    if (r >= 0)
+        *ret = r > 0 ? d->path[0]->child[index % MAP_FAN_OUT] : (struct map_child){0};
+    return r < 0 ? r : 0;
+}
+
+int vault_reader_stored(struct vault_reader *d, uint64_t index, struct sp_why *why)
+{
+    struct map_child child;
+    int r = child_of(d, index, &child, why);
+    return r < 0 ? r : child.kind != MAP_ABSENT;
+}
+
+int vault_reader_compare(struct vault_reader *d, uint64_t index, const void *data, uint32_t size,
+                         struct sp_why *why)
+{
+    struct map_child child;
+    uint8_t address[VAULT_ADDRESS_BYTES];
+    int r = child_of(d, index, &child, why);
+    if (r < 0)
+        return r;
+    if (child.kind == MAP_ABSENT)
+        return sp_is_zero(data, size);
+    r = vault_coder_address(d->coder, (enum map_kind)child.kind, data, size, address);
+    return r < 0 ? r : !memcmp(address, child.address, sizeof address);
 }
 
 /* The chunk in the cache. */
@@ -254,12 +307,10 @@ int vault_reader_at(struct vault_reader *d, uint64_t offset, void *out, uint32_t
         uint32_t here = chunk_size(d, index) - within;
         if (here > length)
             here = length;
-        int r = load_path(d, index, 0, why);
+        struct map_child child;
+        int r = child_of(d, index, &child, why);
         if (r < 0)
             return r;
-        struct map_child child = {0};
-        if (r > 0)
-            child = d->path[0]->child[index % MAP_FAN_OUT];
         if (child.kind == MAP_ABSENT) {
             memset(to, 0, here);
         } else if (here == chunk_size(d, index)) {

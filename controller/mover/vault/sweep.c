@@ -3,8 +3,9 @@
  * Removing packs. What may be removed: a pack in which no manifest's map has a chunk, which no open
  * journal names, and whose writer has no open journal.
  *
- * Why nothing needed is lost: a backup relies on a chunk only after its pack is named in a durable
- * journal, and a journal is ended only after the manifest is durable. So at any moment each needed
+ * Why nothing needed is lost: a backup relies on a chunk only after its pack, or the root of a map
+ * that it is in, is named in a durable journal (and the manifest of that map was still there after
+ * that), and a journal is ended only after the manifest is durable. So at any moment each needed
  * pack is held by a journal or by a manifest. The sweep holds vault.sweep exclusively (and other
  * processes out) from the last look at the manifests to the last removal; between its look at the
  * manifests and at the journals nothing changes hands. When a map or manifest cannot be read, what
@@ -91,21 +92,23 @@ static int mark_manifests(struct mark *m, struct sp_why *why)
                : 0;
 }
 
-static int mark_journal(void *arg, const char *point_id, const uint8_t (*packs)[PACK_ID_BYTES],
-                        size_t count)
+static int mark_journal(void *arg, const char *point_id, const struct journal_record *record)
 {
     struct mark *m = arg;
     struct vault_index *index = m->vault->index;
-    if (!packs && count == 0) {
+    const struct vault_walk walk = {.enter = need, .arg = m};
+    if (record->damaged) {
         m->keep_all = true;
         return 0;
     }
     int r = 0;
-    for (size_t i = 0; r == 0 && i < count; i++) {
+    for (size_t i = 0; r == 0 && i < record->pack_count; i++) {
         uint32_t number;
-        if (vault_index_pack_by_id(index, packs[i], &number) == 0)
+        if (vault_index_pack_by_id(index, record->packs[i], &number) == 0)
             r = need_pack(m, number);
     }
+    for (size_t i = 0; r == 0 && i < record->root_count; i++)
+        r = vault_walk_root(m->vault, m->coder, record->roots[i], 0, &walk, NULL);
     for (uint32_t i = 0, n = vault_index_count(index); r == 0 && i < n; i++) {
         struct vault_pack pack;
         if (vault_index_pack(index, i, &pack) && !strcmp(pack.footer.writer, point_id))

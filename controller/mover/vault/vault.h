@@ -65,6 +65,12 @@ int vault_recover(struct vault *, struct sp_why *why);
 /* `point_id` names the journal of chunks this backup relies on. */
 int vault_writer_new(struct vault *, const char *point_id, const char *disk_id, uint64_t size_bytes,
                      struct vault_writer **ret, struct sp_why *why);
+/* Makes the disk an increment: chunks that are not given are those of `base`, a disk of the same
+ * size of a stored point. Before the first chunk. From here on the base's data is kept for this
+ * backup, whatever happens to its point. -ESTALE: the point is not in the vault any more, -EBADMSG:
+ * its map is damaged; then all chunks are to be given, as if this had not been called. */
+int vault_writer_base(struct vault_writer *, const char *machine_id, const char *point_id,
+                      const Sp__DiskImage *base, struct sp_why *why);
 /* Chunks in any order, each index once; `size` is VAULT_CHUNK_BYTES but for the last. `ciphertext`:
  * stored as it is, not encrypted or compressed. All-zero chunks are not stored. Returns -ENOSPC,
  * -EIO, … with why. */
@@ -87,6 +93,12 @@ int vault_reader_at(struct vault_reader *, uint64_t offset, void *out, uint32_t 
 int vault_reader_next_data(struct vault_reader *, uint64_t offset, uint64_t *ret_offset,
                            uint64_t *ret_length, struct sp_why *why);
 void vault_reader_free(struct vault_reader *);
+/* Whether `data` is what the disk holds as chunk `index`, by its address alone: nothing but the map
+ * is read. 1, 0: it is not, or negative errno. */
+int vault_reader_compare(struct vault_reader *, uint64_t index, const void *data, uint32_t size,
+                         struct sp_why *why);
+/* Whether the chunk is stored (else it is zero): 1, 0 or negative errno. */
+int vault_reader_stored(struct vault_reader *, uint64_t index, struct sp_why *why);
 
 /* ---- manifests and keystore copies ---- */
 /* The signed manifest of a point; revision > 0 adds one beside the earlier. Every root in it must

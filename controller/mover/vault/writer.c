@@ -20,10 +20,11 @@ struct vault_writer {
     pthread_mutex_t lock; /* of all below, and of the store */
     struct vault_store *store;
     struct vault_coder *coder; /* for map nodes */
+    struct vault_reader *base; /* what chunks that are not given are; NULL: zero */
     struct group **groups;     /* NULL: no chunk came, or the node is made */
     struct map_child *nodes;   /* made level-0 nodes */
-    bool *closed;
-    uint64_t passed; /* groups below are closed */
+    bool *closed;              /* the node is made; with a base, others are as there */
+    uint64_t passed;           /* groups below are closed */
     uint64_t stored_bytes, new_bytes;
     bool finished;
 
@@ -77,6 +78,7 @@ void vault_writer_free(struct vault_writer *w)
     if (!w)
         return;
     vault_store_free(w->store);
+    vault_reader_free(w->base);
     for (uint64_t i = 0; w->groups && i < w->group_count; i++)
         free(w->groups[i]);
     free(w->groups);
@@ -89,6 +91,46 @@ void vault_writer_free(struct vault_writer *w)
     pthread_mutex_destroy(&w->relied_lock);
     atomic_fetch_sub(&w->vault->writers, 1);
     free(w);
+}
+
+static int find_root(struct vault *v, const char *machine_id, const char *point_id,
+                     const Sp__DiskImage *base, struct sp_why *why)
+{
+    Sp__Signed *sealed = NULL;
+    Sp__Manifest *m = NULL;
+    int r = vault_get_manifest(v, machine_id, point_id, (struct sp_bytes){0}, &sealed, &m, why);
+    if (r < 0)
+        return r == -ENOENT ? -ESTALE : r;
+    r = sp_why_set(why, -ESTALE, "point %s has no such disk", point_id);
+    for (size_t i = 0; i < m->n_disks; i++)
+        if (!memcmp(m->disks[i]->root.data, base->root.data, VAULT_ADDRESS_BYTES))
+            r = 0;
+    sp__manifest__free_unpacked(m, NULL);
+    sp__signed__free_unpacked(sealed, NULL);
+    return r;
+}
+
+int vault_writer_base(struct vault_writer *w, const char *machine_id, const char *point_id,
+                      const Sp__DiskImage *base, struct sp_why *why)
+{
+    struct vault *v = w->vault;
+    if (base->root.len != VAULT_ADDRESS_BYTES || base->size_bytes != w->size_bytes)
+        return sp_why_set(why, -EINVAL, "the base is a disk of another size");
+    /* First the journal, then the look: whoever removes the point's data after the look finds the
+     * journal, whoever did before has removed the manifest. */
+    int r = journal_put_root(v, w->point_id, base->root.data, why);
+    if (r == 0)
+        r = find_root(v, machine_id, point_id, base, why);
+    struct vault_reader *reader = NULL;
+    if (r == 0)
+        r = vault_reader_new(v, base->root.data, base->size_bytes, &reader, why);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&w->lock);
+    w->base = reader;
+    w->stored_bytes = base->stored_bytes;
+    pthread_mutex_unlock(&w->lock);
+    return 0;
 }
 
 /* ---- chunks that are there already ---- */
@@ -154,16 +196,18 @@ static int rely(struct vault_writer *w, enum map_kind kind, const uint8_t *addre
 
 /* ---- the map ---- */
 
-static int emit_node(struct vault_writer *w, const void *data, size_t size, struct map_child *ret,
-                     struct sp_why *why)
+/* `was`: what the base has in this place; nothing is to be done for a node that is the same. */
+static int emit_node(struct vault_writer *w, const void *data, size_t size,
+                     const struct map_child *was, struct map_child *ret, struct sp_why *why)
 {
     struct store_chunk c = {.storage = VAULT_STORED_RAW,
                             .plain_size = (uint32_t)size,
                             .body = data,
                             .body_size = (uint32_t)size};
     int r = vault_coder_address(w->coder, MAP_RAW, data, size, c.address);
-    bool known = false;
-    if (r == 0)
+    bool known =
+        r == 0 && was && was->kind == MAP_RAW && !memcmp(was->address, c.address, sizeof c.address);
+    if (r == 0 && !known)
         known = vault_store_pending(w->store, c.address);
     if (r == 0 && !known)
         r = rely(w, MAP_RAW, c.address, c.plain_size, &known, why);
@@ -178,15 +222,19 @@ static int emit_node(struct vault_writer *w, const void *data, size_t size, stru
     return r;
 }
 
-static int emit_children(struct vault_writer *w, unsigned level, const struct map_child *children,
-                         size_t count, struct map_child *ret, struct sp_why *why)
+static int emit_children(struct vault_writer *w, unsigned level, uint64_t number,
+                         const struct map_child *children, size_t count, struct map_child *ret,
+                         struct sp_why *why)
 {
     struct map_node node = {.level = level};
+    struct map_child was = {0};
     uint8_t bytes[MAP_NODE_MAX_BYTES];
     memcpy(node.child, children, count * sizeof *children);
     size_t size = map_node_make(&node, bytes);
     struct map_child made = {0};
-    int r = size ? emit_node(w, bytes, size, &made, why) : 0;
+    int r = w->base ? vault_reader_child(w->base, level, number, &was, why) : 0;
+    if (r == 0 && size)
+        r = emit_node(w, bytes, size, &was, &made, why);
     if (r == 0)
         *ret = made;
     return r;
@@ -194,10 +242,10 @@ static int emit_children(struct vault_writer *w, unsigned level, const struct ma
 
 static int close_group(struct vault_writer *w, uint64_t g, struct sp_why *why)
 {
-    if (w->closed[g])
-        return 0;
     struct group *group = w->groups[g];
-    int r = group ? emit_children(w, 0, group->child, MAP_FAN_OUT, &w->nodes[g], why) : 0;
+    if (w->closed[g] || (w->base && !group))
+        return 0;
+    int r = group ? emit_children(w, 0, g, group->child, MAP_FAN_OUT, &w->nodes[g], why) : 0;
     if (r < 0)
         return r;
     free(group);
@@ -212,17 +260,37 @@ static uint64_t chunks_in_group(const struct vault_writer *w, uint64_t g)
     return left < MAP_FAN_OUT ? left : MAP_FAN_OUT;
 }
 
+/* A group begins as the base has it. */
+static int open_group(struct vault_writer *w, uint64_t g, struct sp_why *why)
+{
+    const struct map_node *was = NULL;
+    int r = w->base ? vault_reader_node(w->base, 0, g, &was, why) : 0;
+    if (r < 0)
+        return r;
+    struct group *group = calloc(1, sizeof *group);
+    if (!group)
+        return -ENOMEM;
+    if (was)
+        memcpy(group->child, was->child, sizeof group->child);
+    w->groups[g] = group;
+    return 0;
+}
+
 static int set_child(struct vault_writer *w, const struct writer_chunk *c, struct sp_why *why)
 {
     uint64_t g = c->index / MAP_FAN_OUT;
     unsigned slot = (unsigned)(c->index % MAP_FAN_OUT);
-    if (!w->closed[g] && !w->groups[g] && !(w->groups[g] = calloc(1, sizeof *w->groups[g])))
-        return -ENOMEM;
+    int r = !w->closed[g] && !w->groups[g] ? open_group(w, g, why) : 0;
+    if (r < 0)
+        return r;
     struct group *group = w->groups[g];
     if (w->closed[g] || group->given[slot])
         return sp_why_set(why, -EINVAL, "chunk %llu was given twice", (unsigned long long)c->index);
     group->given[slot] = 1;
     group->count++;
+    if (group->child[slot].kind != MAP_ABSENT)
+        w->stored_bytes -= c->size < w->stored_bytes ? c->size : w->stored_bytes;
+    group->child[slot] = (struct map_child){0};
     if (c->state != WRITER_ZERO) {
         group->child[slot].kind = (uint8_t)c->kind;
         memcpy(group->child[slot].address, c->address, VAULT_ADDRESS_BYTES);
@@ -368,28 +436,50 @@ int vault_writer_chunk(struct vault_writer *w, uint64_t index, const void *data,
 
 /* ---- finish ---- */
 
-/* Builds the levels above the first in place; the root's address goes to ret. */
+/* Whether a node of level 0 below this one was made. */
+static bool touched(const struct vault_writer *w, unsigned level, uint64_t number)
+{
+    uint64_t span = map_span(level), first = number * span;
+    for (uint64_t g = first; g < w->group_count && g - first < span; g++)
+        if (w->closed[g])
+            return true;
+    return false;
+}
+
+/* Depth is bounded by MAP_MAX_HEIGHT. */
+static int build(struct vault_writer *w, unsigned level, uint64_t number, struct map_child *ret,
+                 struct sp_why *why)
+{
+    if (w->base && !touched(w, level, number))
+        return vault_reader_child(w->base, level, number, ret, why);
+    if (level == 0) {
+        *ret = w->nodes[number];
+        return 0;
+    }
+    struct map_child children[MAP_FAN_OUT] = {0};
+    int r = 0;
+    for (uint64_t s = 0; r == 0 && s < MAP_FAN_OUT; s++) {
+        uint64_t below = number * MAP_FAN_OUT + s;
+        if (below * map_span(level - 1) >= w->group_count)
+            break;
+        r = build(w, level - 1, below, &children[s], why);
+    }
+    return r < 0 ? r : emit_children(w, level, number, children, MAP_FAN_OUT, ret, why);
+}
+
 static int build_root(struct vault_writer *w, uint8_t ret[VAULT_ADDRESS_BYTES], struct sp_why *why)
 {
     int r = 0;
-    uint64_t count = w->group_count;
-    for (uint64_t g = 0; r == 0 && g < count; g++)
+    for (uint64_t g = 0; r == 0 && g < w->group_count; g++)
         r = close_group(w, g, why);
     struct map_root root = {.size_bytes = w->size_bytes, .height = map_height(w->size_bytes)};
-    for (unsigned level = 1; r == 0 && level < root.height; level++) {
-        uint64_t above = 0;
-        for (uint64_t at = 0; r == 0 && at < count; at += MAP_FAN_OUT, above++) {
-            size_t n = count - at < MAP_FAN_OUT ? (size_t)(count - at) : MAP_FAN_OUT;
-            r = emit_children(w, level, w->nodes + at, n, &w->nodes[above], why);
-        }
-        count = above;
-    }
-    root.top = w->nodes[0];
+    if (r == 0)
+        r = build(w, root.height - 1, 0, &root.top, why);
     uint8_t bytes[MAP_ROOT_BYTES];
     map_root_make(&root, bytes);
     struct map_child child;
     if (r == 0)
-        r = emit_node(w, bytes, sizeof bytes, &child, why);
+        r = emit_node(w, bytes, sizeof bytes, NULL, &child, why);
     if (r == 0)
         memcpy(ret, child.address, VAULT_ADDRESS_BYTES);
     return r;

@@ -29,9 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (root.top.kind != MAP_ABSENT && memcmp(record, data, size))
             abort();
     }
-    const uint8_t(*packs)[PACK_ID_BYTES];
-    size_t count;
-    if (journal_parse(data, size, &packs, &count) == 0 && count * PACK_ID_BYTES > size)
+    struct journal_record record;
+    if (journal_parse(data, size, &record) == 0 &&
+        record.pack_count * PACK_ID_BYTES + record.root_count * VAULT_ADDRESS_BYTES > size)
         abort();
     return 0;
 }

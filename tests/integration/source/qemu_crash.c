@@ -3,6 +3,7 @@
  * kill -9 of the process that takes a snapshot, or releases one, after every command that changes
  * QEMU and after every entry of the journal. Release must then leave QEMU as it was. The process
  * talks to QEMU through a proxy in here, which holds back the reply to command N and kills. */
+#include "proxy.h"
 #include "vm.h"
 
 #include "base/bytes.h"
@@ -17,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -63,78 +63,26 @@ static pid_t start_child(enum work work, bool through_proxy)
 
 /* ── The proxy ── */
 
-static int listen_at(const char *path)
-{
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
-    unlink(path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    assert_int_equal(listen(fd, 1), 0);
-    return fd;
-}
-
-static int connect_to(const char *path)
-{
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    return fd;
-}
-
-/* One chunk with what descriptors it carries; the bytes, 0 at the end. */
-static size_t relay(int from, int to, char *out, size_t room)
-{
-    char control[256];
-    struct iovec part = {out, room};
-    struct msghdr m = {.msg_iov = &part,
-                       .msg_iovlen = 1,
-                       .msg_control = control,
-                       .msg_controllen = sizeof control};
-    ssize_t n = recvmsg(from, &m, MSG_CMSG_CLOEXEC);
-    if (n <= 0)
-        return 0;
-    part.iov_len = (size_t)n;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (!m.msg_controllen)
-        m.msg_control = NULL;
-    if (to >= 0)
-        assert_int_equal(sendmsg(to, &m, MSG_NOSIGNAL), n);
-    if (c && c->cmsg_type == SCM_RIGHTS) {
-        int fd;
-        memcpy(&fd, CMSG_DATA(c), sizeof fd);
-        close(fd);
-    }
-    return (size_t)n;
-}
-
-static bool changes(const char *line)
-{
-    return !strstr(line, "\"query-") && !strstr(line, "\"qom-get\"") &&
-           !strstr(line, "\"qmp_capabilities\"") && !strstr(line, "\"x-debug");
-}
-
 /* Relays between the child and QEMU; holds back the reply to the n-th command that changes
  * something and kills the child then. False: the child ended before that. */
 static bool proxy(int listener, pid_t child, unsigned n)
 {
     SP_FD int client = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    SP_FD int qemu = connect_to(vm.source_socket);
+    SP_FD int qemu = proxy_connect(vm.source_socket);
     static char buffer[1 << 20];
     bool last = false;
     for (;;) {
         struct pollfd p[] = {{.fd = client, .events = POLLIN}, {.fd = qemu, .events = POLLIN}};
         assert_true(poll(p, 2, 60000) > 0);
         if (p[0].revents) { /* a command is one line, sent at once */
-            size_t size = relay(client, qemu, buffer, sizeof buffer - 1);
+            size_t size = proxy_relay(client, qemu, buffer, sizeof buffer - 1);
             if (!size)
                 return false;
             buffer[size] = 0;
-            last = changes(buffer) && --n == 0;
+            last = proxy_changes(buffer) && --n == 0;
         }
         if (p[1].revents) {
-            size_t size = relay(qemu, last ? -1 : client, buffer, sizeof buffer - 1);
+            size_t size = proxy_relay(qemu, last ? -1 : client, buffer, sizeof buffer - 1);
             buffer[size] = 0;
             if (last && (strstr(buffer, "\"return\"") || strstr(buffer, "\"error\""))) {
                 kill(child, SIGKILL);
@@ -168,7 +116,7 @@ static void killed_after_each_command_of_a_snapshot(void **state)
 {
     (void)state;
     SP_FREE char *before = vm_state(&vm, true);
-    SP_FD int listener = listen_at(proxy_path);
+    SP_FD int listener = proxy_listen(proxy_path);
     bool killed = true;
     unsigned n = 0;
     while (killed) {
@@ -204,7 +152,7 @@ static void killed_after_each_entry_of_the_journal(void **state)
 static void killed_after_each_command_of_a_release(void **state)
 {
     (void)state;
-    SP_FD int listener = listen_at(proxy_path);
+    SP_FD int listener = proxy_listen(proxy_path);
     struct sp_why why = {""};
     bool killed = true;
     unsigned n = 0;

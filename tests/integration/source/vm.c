@@ -119,17 +119,9 @@ static void run_qemu(const struct vm *vm)
     _exit(127);
 }
 
-void vm_start(struct vm *vm)
+/* QEMU on the images that are there. */
+static void launch(struct vm *vm)
 {
-    *vm = (struct vm){0};
-    snprintf(vm->folder, sizeof vm->folder, "/tmp/spsXXXXXX");
-    assert_non_null(mkdtemp(vm->folder));
-    snprintf(vm->source_socket, sizeof vm->source_socket, "%s/s.qmp", vm->folder);
-    snprintf(vm->test_socket, sizeof vm->test_socket, "%s/t.qmp", vm->folder);
-    for (size_t i = 0; i <= VM_DISKS; i++) {
-        SP_FREE char *path = arg("%s/d%zu", vm->folder, i);
-        make_image(path, i, i == 1);
-    }
     pid_t parent = getpid();
     vm->pid = fork();
     if (vm->pid == 0) {
@@ -147,12 +139,40 @@ void vm_start(struct vm *vm)
     }
     if (r)
         fail_msg("QEMU did not start: %s", why.text);
+}
+
+void vm_start(struct vm *vm)
+{
+    *vm = (struct vm){0};
+    snprintf(vm->folder, sizeof vm->folder, "/tmp/spsXXXXXX");
+    assert_non_null(mkdtemp(vm->folder));
+    snprintf(vm->source_socket, sizeof vm->source_socket, "%s/s.qmp", vm->folder);
+    snprintf(vm->test_socket, sizeof vm->test_socket, "%s/t.qmp", vm->folder);
+    for (size_t i = 0; i <= VM_DISKS; i++) {
+        SP_FREE char *path = arg("%s/d%zu", vm->folder, i);
+        make_image(path, i, i == 1);
+    }
+    launch(vm);
     sp__qemu_source__init(&vm->qemu);
     vm->qemu.qmp_socket = vm->source_socket;
     vm->qemu.fleece_directory = vm->folder;
     sp__source_config__init(&vm->config);
     vm->config.kind_case = SP__SOURCE_CONFIG__KIND_QEMU;
     vm->config.qemu = &vm->qemu;
+}
+
+void vm_restart(struct vm *vm, bool killed)
+{
+    if (killed)
+        kill(vm->pid, SIGKILL);
+    else
+        (void)qmp_call(vm->qmp, "quit", NULL, NULL, NULL);
+    waitpid(vm->pid, NULL, 0);
+    qmp_close(vm->qmp);
+    vm->qmp = NULL;
+    unlink(vm->source_socket);
+    unlink(vm->test_socket);
+    launch(vm);
 }
 
 void vm_stop(struct vm *vm)

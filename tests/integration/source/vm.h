@@ -25,6 +25,8 @@ struct vm {
  * read-only disk, which are skipped. Each disk's first half is filled with 0x10 + its number. */
 void vm_start(struct vm *vm);
 void vm_stop(struct vm *vm);
+/* QEMU ends as asked to, or is killed, and starts again on the same images. */
+void vm_restart(struct vm *vm, bool killed);
 /* The QOM path of disk n. */
 const char *vm_device(size_t n);
 /* One qemu-io command on disk n, through its filters. */
