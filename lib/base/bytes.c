@@ -299,6 +299,22 @@ bool sp_uuid_valid(const char *text)
     return true;
 }
 
+char *sp_volume_id_base(const char *volume_id, char out[VOLUME_ID_BYTES])
+{
+    enum { UUID = 36 };
+    const char *uuid = strchr(volume_id, ':');
+    snprintf(out, VOLUME_ID_BYTES, "%s", volume_id);
+    if (!uuid || strnlen(++uuid, UUID + 1) != UUID + 1 || uuid[UUID] != '@')
+        return out;
+    for (size_t i = 0; i < UUID; i++)
+        if (uuid[i] != '-' && !isxdigit((unsigned char)uuid[i]))
+            return out;
+    size_t length = (size_t)(uuid - volume_id) + UUID;
+    if (length < VOLUME_ID_BYTES)
+        out[length] = '\0';
+    return out;
+}
+
 /* ---- digests ---- */
 
 SP_DEFINE_CLEANUP(md_ctx, EVP_MD_CTX *, EVP_MD_CTX_free)

@@ -81,6 +81,11 @@ bool sp_equal_secret(const void *a, const void *b, size_t size);
 /* 37 bytes with the 0. Random (version 4), from the kernel; 0 or a negative errno. */
 int sp_uuid_make(char out[37]);
 bool sp_uuid_valid(const char *text);
+/* Two volumes of one UUID (a cloned disk) are told apart by their place: the first one found is
+ * "luks:<uuid>", another one "luks:<uuid>@<disk>+<offset>". Gives "luks:<uuid>", under which the
+ * keys of both may be in escrow; any other id as it is. Returns out. */
+enum { VOLUME_ID_BYTES = 512 };
+char *sp_volume_id_base(const char *volume_id, char out[VOLUME_ID_BYTES]);
 
 int sp_random(void *out, size_t size);
 

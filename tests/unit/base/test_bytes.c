@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "test.h"
 #include <sealpoint/v1/types.pb-c.h>
 
@@ -146,6 +147,21 @@ static void messages_and_names(void **state)
     assert_string_equal(sp_enum_name(&sp__point_state__descriptor, 99, "POINT_STATE_"), "UNKNOWN");
 }
 
+static void volume_ids_of_clones(void **state)
+{
+    (void)state;
+    static const char id[] = "luks:11111111-2222-4333-8444-555555555abc";
+    static const char *const as_they_are[] = {
+        "", ":", "luks:", "plain:data0+0", "plain:a@b+0", "clear:DEAD-BEEF", "luks:disk@1+0",
+        /* Not a place behind a UUID: a disk whose name happens to look so. */
+        "plain:zzzzzzzz-2222-4333-8444-555555555abc@x+0", id};
+    char out[VOLUME_ID_BYTES], clone[100];
+    for (size_t i = 0; i < SP_COUNT(as_they_are); i++)
+        assert_string_equal(sp_volume_id_base(as_they_are[i], out), as_they_are[i]);
+    snprintf(clone, sizeof(clone), "%s@data1+1048576", id);
+    assert_string_equal(sp_volume_id_base(clone, out), id);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,6 +173,7 @@ int main(void)
         cmocka_unit_test(digests_of_the_standards),
         cmocka_unit_test(zeroes),
         cmocka_unit_test(messages_and_names),
+        cmocka_unit_test(volume_ids_of_clones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
