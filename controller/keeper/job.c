@@ -72,7 +72,8 @@ int job_run(struct keeper *k, struct keeper_gate *gate, const Sp__ProverJob *job
             const struct sp_secret *secret, Sp__ProverResult **ret,
             struct sp_secret **ret_volume_key, struct sp_why *why)
 {
-    const struct prover_options options = {.program = k->options.prover};
+    const struct prover_options options = {.program = k->options.prover,
+                                           .nursery = k->options.nursery};
     Sp__ProverResult *result = NULL;
     SP_FD int prover_side = -1;
     struct relay relay;

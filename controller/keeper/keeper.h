@@ -46,6 +46,7 @@ struct keeper_options {
     struct kek_sources keks;
     const struct sp_clock *clock; /* NULL: the system's */
     keeper_run_fn *run;           /* NULL: proofs and looks are refused */
+    struct prover_nursery *nursery; /* NULL: each job starts a process of its own */
     uint64_t destroy_wait_ms;     /* between the two requests that destroy a record; 0: 3 days */
 };
 

@@ -9,6 +9,7 @@
 #include "base/secret.h"
 #include "controller/keeper/copy.h"
 #include "controller/keeper/keeper.h"
+#include "controller/keeper/prover/nursery.h"
 #include "controller/keeper/prover/run.h"
 #include "controller/keeper/server.h"
 #include <getopt.h>
@@ -279,10 +280,13 @@ static int run(const struct settings *s, const struct command_line *line, struct
     struct keeper *k = NULL;
     if (line->kit)
         return restore(&o, line, why);
-    int r = keeper_open(&o, &k, why);
+    int r = prover_nursery_open(s->prover, &o.nursery);
+    if (r == 0)
+        r = keeper_open(&o, &k, why);
     if (r == 0)
         r = serve(k, s, why);
     keeper_close(k);
+    prover_nursery_close(o.nursery);
     return r;
 }
 

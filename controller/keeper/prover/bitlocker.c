@@ -240,33 +240,65 @@ struct layout {
     uint64_t at;
 };
 
-static void add_piece(struct layout *l, struct sector_cipher *cipher, uint32_t sector_bytes,
-                      uint64_t on, uint64_t length)
+static void add_piece(struct layout *l, struct payload_piece piece)
 {
-    l->pieces[l->count++] = (struct payload_piece){.length_bytes = length,
-                                                   .on_bytes = on,
-                                                   .iv_sector = on / 512,
-                                                   .cipher = cipher,
-                                                   .sector_bytes = sector_bytes};
-    l->at += length;
+    piece.iv_sector = piece.on_bytes / 512;
+    l->pieces[l->count++] = piece;
+    l->at += piece.length_bytes;
+}
+
+/* From where it stands up to `end`, each byte at its own place. What a conversion has not reached
+ * is not encrypted. */
+static void add_up_to(struct layout *l, const struct payload_piece *like, uint64_t end,
+                      uint64_t encrypted_bytes)
+{
+    struct payload_piece piece = *like;
+    if (l->at < end && l->at < encrypted_bytes) {
+        piece.on_bytes = l->at;
+        piece.length_bytes = (end < encrypted_bytes ? end : encrypted_bytes) - l->at;
+        add_piece(l, piece);
+    }
+    if (l->at < end)
+        add_piece(l, (struct payload_piece){.on_bytes = l->at,
+                                            .length_bytes = end - l->at,
+                                            .sector_bytes = like->sector_bytes});
 }
 
 static void lay_out(const struct fve *f, struct sector_cipher *cipher, uint32_t sector_bytes,
-                    uint64_t size, struct layout *l)
+                    uint64_t encrypted_bytes, uint64_t size, struct layout *l)
 {
     struct range holes[4] = {{f->first_offset, f->first_offset + f->first_size}};
     for (size_t i = 0; i < 3; i++)
         holes[i + 1] = (struct range){f->blocks[i], f->blocks[i] + METADATA_BYTES};
     qsort(holes, SP_COUNT(holes), sizeof(holes[0]), compare_ranges);
-    add_piece(l, cipher, sector_bytes, f->first_offset, f->first_size);
+    struct payload_piece piece = {.cipher = cipher,
+                                  .sector_bytes = sector_bytes,
+                                  .on_bytes = f->first_offset,
+                                  .length_bytes = f->first_size};
+    add_piece(l, piece);
     for (size_t i = 0; i < SP_COUNT(holes); i++) {
-        if (holes[i].at > l->at)
-            add_piece(l, cipher, sector_bytes, l->at, holes[i].at - l->at);
+        add_up_to(l, &piece, holes[i].at, encrypted_bytes);
         if (holes[i].end > l->at)
-            add_piece(l, NULL, sector_bytes, l->at, holes[i].end - l->at);
+            add_piece(l, (struct payload_piece){.length_bytes = holes[i].end - l->at,
+                                                .sector_bytes = sector_bytes,
+                                                .hidden = true});
     }
-    if (l->at < size)
-        add_piece(l, cipher, sector_bytes, l->at, size - l->at);
+    add_up_to(l, &piece, size, encrypted_bytes);
+}
+
+/* While a volume is encrypted "on write" only a map tells which sectors are; it is not read here.
+ * Else a conversion goes from front to end (or back), and the metadata say how far it is. */
+static bool is_on_write(const Sp__HeaderFacts *f)
+{
+    return strcmp(f->state, "encrypt-on-write") == 0;
+}
+
+static int end_converting(struct bitlocker *b)
+{
+    return proof_end(b->p, SP__PROOF_VERDICT__PROOF_VERDICT_NOT_RECOGNISED,
+                     "the key opens the header; encryption or decryption is under way, and what "
+                     "decrypts is not recognised yet: prove again when it has ended "
+                     "(manage-bde -status)");
 }
 
 static int look_inside(struct bitlocker *b, const struct sp_secret *fvek)
@@ -278,12 +310,18 @@ static int look_inside(struct bitlocker *b, const struct sp_secret *fvek)
     uint32_t sector_bytes = b->facts->sector_bytes ? b->facts->sector_bytes : 512;
     struct cipher_parameters parameters = {
         .name = b->facts->cipher, .sector_bytes = sector_bytes, .iv_large_sectors = true};
+    uint64_t size = snapshot_reader(p->snapshot).size_bytes;
+    bool moves = b->facts->conversion_in_progress;
+    uint64_t encrypted = moves && !is_on_write(b->facts) ? b->fve.encrypted_bytes : size;
+    encrypted -= encrypted % sector_bytes;
     int r = sector_cipher_new(&parameters, fvek, &cipher, &why);
     if (r == 0) {
-        lay_out(&b->fve, cipher, sector_bytes, snapshot_reader(p->snapshot).size_bytes, &l);
+        lay_out(&b->fve, cipher, sector_bytes, encrypted, size, &l);
         r = proof_payload(p, l.pieces, l.count, b->facts->cipher, &why);
     }
     sector_cipher_free(cipher);
+    if (r == 0 && moves)
+        return end_converting(b);
     return proof_end_opened(p, r, &why);
 }
 

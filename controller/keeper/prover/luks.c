@@ -91,6 +91,7 @@ static int add_piece(struct proof *p, struct layout *l, const struct cipher_para
                                     .sector_bytes = cipher->sector_bytes};
     if (!length_bytes)
         piece->length_bytes = start_bytes < size ? size - start_bytes : 0;
+    piece->hidden = !key;
     int r = key ? sector_cipher_new(cipher, key, &piece->cipher, why) : 0;
     if (r < 0)
         return r;

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * sealpoint-prover: one job, then it ends. Started by the keeper only (run.h).
+ * sealpoint-prover: one job, then it ends. Started by the keeper only (run.h), or cloned from a
+ * nursery that it started (nursery.h).
  *
- *   secret from fd 5 ▶ warm up ▶ sandbox ▶ job from fd 3 ▶ look or proof over fd 4 ▶ key to fd 6,
- *                                                                              ▶ result to fd 3
+ *   warm up ▶ sandbox, first half ▶ [clone] ▶ secret from fd 5 ▶ sandbox, second half ▶
+ *   job from fd 3 ▶ look or proof over fd 4 ▶ key to fd 6, result to fd 3
  *
  * Nothing hostile is read before the sandbox stands; nothing can be opened after. It writes no
  * log: what is worth saying stands in the result. */
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/frame.h"
+#include "controller/keeper/prover/breed.h"
 #include "controller/keeper/prover/descriptors.h"
 #include "controller/keeper/prover/header.h"
 #include "controller/keeper/prover/look.h"
@@ -115,26 +117,34 @@ static int answer(struct job *job, const Sp__ProverJob *ask, struct sp_why *why)
     return r;
 }
 
-static int prepare(struct job *job, const struct sandbox_limits *limits, struct sp_why *why)
+/* What every job needs and none changes. */
+static int prepare(struct sandbox *ret, struct sp_why *why)
 {
     signal(SIGPIPE, SIG_IGN);
     int r = sp_secret_process_setup();
     if (r < 0)
         return sp_why_set(why, r, "memory for secrets could not be set up");
-    r = read_secret(job);
-    if (r < 0)
-        return sp_why_set(why, r, "the secret could not be read");
     r = header_warm_up();
     if (r < 0)
         return sp_why_set(why, r, "the libraries could not be set up");
-    return sandbox_enter(limits, &job->landlock, why);
+    return sandbox_enter_maker(ret, why);
 }
 
-static int work(const struct sandbox_limits *limits, struct sp_why *why)
+static int start(struct job *job, const struct sandbox *s, const struct sandbox_limits *limits,
+                 struct sp_why *why)
+{
+    job->landlock = s->landlock;
+    int r = read_secret(job);
+    if (r < 0)
+        return sp_why_set(why, r, "the secret could not be read");
+    return sandbox_enter_job(s, limits, why);
+}
+
+static int do_work(const struct sandbox *s, const struct sandbox_limits *limits, struct sp_why *why)
 {
     struct job job = {0};
     ProtobufCMessage *ask = NULL;
-    int r = prepare(&job, limits, why);
+    int r = start(&job, s, limits, why);
     if (r == 0) {
         r = sp_frame_receive(PROVER_FD_JOB, &sp__prover_job__descriptor, NULL, &ask, NULL, 0, NULL,
                              0);
@@ -147,6 +157,41 @@ static int work(const struct sandbox_limits *limits, struct sp_why *why)
         protobuf_c_message_free_unpacked(ask, NULL);
     sp_secret_free(job.secret);
     sp_secret_free(job.volume_key);
+    return r;
+}
+
+static int end(int error, const struct sp_why *why)
+{
+    if (error < 0 && error != -EPIPE)
+        send_error(error, why);
+    return error < 0 ? 1 : 0;
+}
+
+/* The exit status. */
+static int work(const struct sandbox *s, const struct sandbox_limits *limits)
+{
+    struct sp_why why = {0};
+    return end(do_work(s, limits, &why), &why);
+}
+
+static int run_nursery(void)
+{
+    struct sandbox sandbox = {.filter = NULL};
+    struct sp_why why = {0};
+    int r = prepare(&sandbox, &why);
+    if (r == 0)
+        r = prover_breed(&sandbox, work);
+    sandbox_free(&sandbox);
+    return r < 0 ? 1 : 0;
+}
+
+static int run_once(const struct sandbox_limits *limits)
+{
+    struct sandbox sandbox = {.filter = NULL};
+    struct sp_why why = {0};
+    int r = prepare(&sandbox, &why);
+    r = r < 0 ? end(r, &why) : work(&sandbox, limits);
+    sandbox_free(&sandbox);
     return r;
 }
 
@@ -171,6 +216,8 @@ static bool has_descriptors(void)
 int main(int argc, char **argv)
 {
     struct sandbox_limits limits;
+    if (argc == 2 && strcmp(argv[1], "nursery") == 0 && has_descriptors())
+        return run_nursery();
     if (argc != 3 || !number(argv[1], &limits.memory_bytes) ||
         !number(argv[2], &limits.cpu_seconds) || !has_descriptors()) {
         fputs("sealpoint-prover is started by sealpoint-keeper, which hands it its work; "
@@ -178,9 +225,5 @@ int main(int argc, char **argv)
               stderr);
         return 2;
     }
-    struct sp_why why = {0};
-    int r = work(&limits, &why);
-    if (r < 0 && r != -EPIPE)
-        send_error(r, &why);
-    return r < 0 ? 1 : 0;
+    return run_once(&limits);
 }

@@ -14,7 +14,7 @@ static bool is_aligned(const struct payload_piece *p)
 static uint64_t held(const struct payload_piece *p, uint64_t size)
 {
     uint64_t left = p->on_bytes < size ? size - p->on_bytes : 0;
-    uint64_t length = p->length_bytes < left || !p->cipher ? p->length_bytes : left;
+    uint64_t length = p->length_bytes < left || p->hidden ? p->length_bytes : left;
     return p->cipher ? length - length % p->sector_bytes : length;
 }
 
@@ -47,10 +47,12 @@ enum { BUFFER_BYTES = 64 << 10 };
 static int read_piece(struct payload *p, const struct payload_piece *piece, uint8_t *buffer,
                       uint64_t in, uint8_t *out, uint32_t length)
 {
-    if (!piece->cipher) {
+    if (piece->hidden) {
         memset(out, 0, length);
         return 0;
     }
+    if (!piece->cipher)
+        return snapshot_read_evidence(p->snapshot, piece->on_bytes + in, out, length);
     uint64_t begin = in - in % piece->sector_bytes;
     uint64_t end = in + length + piece->sector_bytes - 1;
     end -= end % piece->sector_bytes;

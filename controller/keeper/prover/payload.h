@@ -18,7 +18,8 @@ struct payload_piece {
     uint64_t length_bytes;
     uint64_t on_bytes;  /* where it lies on the volume */
     uint64_t iv_sector; /* of its first sector, in 512 bytes, before the cipher's IV offset */
-    struct sector_cipher *cipher; /* NULL: reads as zeros, nothing lies there */
+    struct sector_cipher *cipher; /* NULL: not encrypted */
+    bool hidden;                  /* reads as zeros, whatever lies there; without cipher */
     uint32_t sector_bytes;
 };
 

@@ -6,6 +6,7 @@
 #include "base/frame.h"
 #include "controller/keeper/prover/answer.h"
 #include "controller/keeper/prover/descriptors.h"
+#include "controller/keeper/prover/nursery.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -24,6 +25,7 @@ enum { DEFAULT_TIME_MS = 120 * 1000, ENDING_MS = 2000 };
 
 struct run {
     const char *program;
+    struct prover_nursery *nursery;
     uint64_t deadline_ms; /* monotonic */
     uint64_t memory_bytes, cpu_seconds;
     int job, answer, pidfd;
@@ -128,6 +130,15 @@ static int spawn(struct run *run, const int fds[PROVER_FD_COUNT], struct sp_why 
     return r;
 }
 
+/* From the nursery when there is one; it may just be renewed. */
+static int make(struct run *run, const int fds[PROVER_FD_COUNT], struct sp_why *why)
+{
+    struct nursery_ask ask = {.memory_bytes = run->memory_bytes, .cpu_seconds = run->cpu_seconds};
+    int r = run->nursery ? prover_nursery_make(run->nursery, &ask, fds, left_ms(run), &run->pidfd)
+                         : -EAGAIN;
+    return r == -EAGAIN ? spawn(run, fds, why) : r;
+}
+
 static int start(struct run *run, int reader_socket, const struct sp_secret *secret,
                  struct sp_why *why)
 {
@@ -148,7 +159,7 @@ static int start(struct run *run, int reader_socket, const struct sp_secret *sec
     while (r == 0 && count < PROVER_FD_COUNT)
         r = lift(wanted[count], &lifted[count]), count += r == 0;
     if (r == 0)
-        r = spawn(run, lifted, why);
+        r = make(run, lifted, why);
     while (count > 0)
         close(lifted[--count]);
     return r;
@@ -188,6 +199,8 @@ static int reap(struct run *run, int timeout_ms, struct sp_why *why)
         if (errno != EINTR)
             return -errno;
     }
+    if (run->nursery && info.si_code != CLD_EXITED && !killed)
+        prover_nursery_renew(run->nursery);
     return killed ? sp_why_set(why, -ETIMEDOUT, "the prover did not end and was killed")
                   : ended_with(&info, why);
 }
@@ -283,6 +296,7 @@ int prover_run(const struct prover_options *options, const Sp__ProverJob *job, i
     unsigned time_ms = options->time_limit_ms ? options->time_limit_ms : DEFAULT_TIME_MS;
     struct run run = {
         .program = options->program,
+        .nursery = options->nursery,
         .deadline_ms = sp_clock_monotonic_ms(&sp_clock_system) + time_ms,
         .memory_bytes = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY,
         /* argon2 runs up to four threads. */

@@ -14,10 +14,13 @@
 #include "base/why.h"
 #include <sealpoint/v1/keeper.pb-c.h>
 
+struct prover_nursery; /* nursery.h */
+
 struct prover_options {
-    const char *program;    /* path of sealpoint-prover */
-    unsigned time_limit_ms; /* wall time of a job; 0: 120 s */
-    uint64_t memory_bytes;  /* address space; 0: 2 GiB (argon2id of 1 GiB fits) */
+    const char *program;            /* path of sealpoint-prover */
+    struct prover_nursery *nursery; /* NULL: each job starts a process of its own */
+    unsigned time_limit_ms;         /* wall time of a job; 0: 120 s */
+    uint64_t memory_bytes;          /* address space; 0: 2 GiB (argon2id of 1 GiB fits) */
 };
 
 /* reader_socket stays the caller's; -1 when the job reads no disk. `secret` may be NULL (look). On

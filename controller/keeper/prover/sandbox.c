@@ -2,11 +2,14 @@
 #include "controller/keeper/prover/sandbox.h"
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "controller/keeper/prover/descriptors.h"
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -29,16 +32,18 @@ static int lower(int what, uint64_t to)
     return setrlimit((__rlimit_resource_t)what, &limit) < 0 ? -errno : 0;
 }
 
-static int set_limits(const struct sandbox_limits *limits)
+static int limit_process(void)
 {
-    /* No bound on file sizes: the files are sparse memfds as long as the volume. Nothing else can
-     * be written to: Landlock and the user see to that. */
     enum { DESCRIPTORS = 32 };
     int r = lower(RLIMIT_CORE, 0);
-    if (r == 0)
-        r = lower(RLIMIT_NOFILE, DESCRIPTORS);
-    if (r == 0)
-        r = lower(RLIMIT_CPU, limits->cpu_seconds);
+    return r < 0 ? r : lower(RLIMIT_NOFILE, DESCRIPTORS);
+}
+
+/* No bound on file sizes: the files are sparse memfds as long as the volume. Nothing else can be
+ * written to: Landlock and the user see to that. */
+static int limit_job(const struct sandbox_limits *limits)
+{
+    int r = lower(RLIMIT_CPU, limits->cpu_seconds);
 #ifndef PROVER_UNDER_ASAN
     if (r == 0)
         r = lower(RLIMIT_AS, limits->memory_bytes);
@@ -71,8 +76,8 @@ static int drop_user(void)
     struct __user_cap_data_struct none[2] = {0};
     if (syscall(SYS_capset, &head, none) < 0)
         return -errno;
-    /* Both are undone by a change of user. */
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+    /* Undone by a change of user. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
         return -errno;
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
@@ -249,17 +254,37 @@ static int add_conditions(scmp_filter_ctx filter)
     /* As a kernel without that family says it. */
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 0);
-    /* abort() of this process; limits are read, not set. */
-    if (r == 0)
-        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
+    /* Limits are read, not set. No signal to anybody: abort() ends by its trap. */
     if (r == 0)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2,
                              SCMP_A0(SCMP_CMP_EQ, 0, 0), SCMP_A2(SCMP_CMP_EQ, 0, 0));
     return r;
 }
 
-static int enter_seccomp(void)
+/* libseccomp writes to descriptors only. */
+static int export_filter(scmp_filter_ctx filter, struct sandbox *ret)
+{
+    SP_FD int fd = memfd_create("filter", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = seccomp_export_bpf(filter, fd);
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (r < 0 || size <= 0)
+        return r < 0 ? r : -EIO;
+    void *bytes = malloc((size_t)size);
+    if (!bytes)
+        return -ENOMEM;
+    r = sp_pread_all(fd, bytes, (size_t)size, 0);
+    if (r < 0) {
+        free(bytes);
+        return r;
+    }
+    ret->filter = bytes;
+    ret->filter_bytes = (size_t)size;
+    return 0;
+}
+
+static int compile_filter(struct sandbox *ret)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (!filter)
@@ -273,26 +298,66 @@ static int enter_seccomp(void)
     if (r == 0)
         r = add_conditions(filter);
     if (r == 0)
-        r = seccomp_load(filter);
+        r = export_filter(filter, ret);
     seccomp_release(filter);
     return r;
 }
 
-int sandbox_enter(const struct sandbox_limits *limits, bool *ret_landlock, struct sp_why *why)
+static int enter_seccomp(const struct sandbox *s)
 {
-    int r = set_limits(limits);
+    struct sock_fprog program = {
+        .len = (unsigned short)(s->filter_bytes / sizeof(struct sock_filter)), .filter = s->filter};
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? -errno : 0;
+}
+
+/* ---- all of it ---- */
+
+int sandbox_enter_maker(struct sandbox *ret, struct sp_why *why)
+{
+    *ret = (struct sandbox){.landlock = false};
+    int r = limit_process();
     if (r < 0)
         return sp_why_set(why, r, "sandbox: limits could not be set");
     leave_namespaces();
     r = drop_user();
     if (r < 0)
         return sp_why_set(why, r, "sandbox: privileges could not be dropped");
+    r = compile_filter(ret); /* needs a memfd, no file; before Landlock all the same */
+    if (r < 0)
+        return sp_why_set(why, r, "sandbox: the seccomp filter could not be made");
     int landlock = enter_landlock();
     if (landlock < 0)
         return sp_why_set(why, landlock, "sandbox: Landlock refused");
-    r = enter_seccomp();
-    if (r < 0)
-        return sp_why_set(why, r, "sandbox: seccomp refused");
-    *ret_landlock = landlock == 1;
+    ret->landlock = landlock == 1;
     return 0;
+}
+
+int sandbox_enter_job(const struct sandbox *s, const struct sandbox_limits *limits,
+                      struct sp_why *why)
+{
+    int r = limit_job(limits);
+    if (r < 0)
+        return sp_why_set(why, r, "sandbox: limits could not be set");
+    /* Ends with the keeper's thread; not inherited over fork(), undone by a change of user. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        return -errno;
+    r = enter_seccomp(s);
+    return r < 0 ? sp_why_set(why, r, "sandbox: seccomp refused") : 0;
+}
+
+void sandbox_free(struct sandbox *s)
+{
+    free(s->filter);
+    s->filter = NULL;
+}
+
+int sandbox_enter(const struct sandbox_limits *limits, bool *ret_landlock, struct sp_why *why)
+{
+    struct sandbox s;
+    int r = sandbox_enter_maker(&s, why);
+    if (r == 0)
+        r = sandbox_enter_job(&s, limits, why);
+    *ret_landlock = s.landlock;
+    sandbox_free(&s);
+    return r;
 }

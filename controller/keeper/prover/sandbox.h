@@ -15,6 +15,7 @@
 
 #include "base/why.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct sandbox_limits {
@@ -23,7 +24,23 @@ struct sandbox_limits {
     uint64_t cpu_seconds;
 };
 
-/* 0 or negative errno with a sentence. *ret_landlock: false when the kernel lacks it. */
-int sandbox_enter(const struct sandbox_limits *, bool *ret_landlock, struct sp_why *);
+/* All of it. 0 or negative errno with a sentence. *ret_landlock: false when the kernel lacks it. */
+int sandbox_enter(const struct sandbox_limits *, bool *ret_landlock, struct sp_why *why);
+
+/* ---- in two steps, for a process that makes provers: it enters the first, each of its children
+ * the second. Together they are sandbox_enter(). ---- */
+
+/* What step one leaves for step two: the seccomp filter, compiled. */
+struct sandbox {
+    bool landlock;
+    void *filter;
+    size_t filter_bytes;
+};
+
+/* Namespaces, user, Landlock, descriptors, no core dumps. May still fork. */
+int sandbox_enter_maker(struct sandbox *ret, struct sp_why *why);
+/* Address space, CPU time, seccomp. `ret` of the maker. */
+int sandbox_enter_job(const struct sandbox *, const struct sandbox_limits *, struct sp_why *why);
+void sandbox_free(struct sandbox *);
 
 #endif

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * A running job, held at its first read of the snapshot: that is the moment at which hostile bytes
- * begin, and the sandbox must stand. Seen from outside, in /proc. */
+ * begin, and the sandbox must stand. Seen from outside, in /proc. All of it twice: a process of its
+ * own, and one out of a nursery. */
 #include "rig.h"
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/frame.h"
+#include "controller/keeper/prover/nursery.h"
 #include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -57,6 +59,8 @@ static void let_go(struct gate *g)
 
 /* ---- a job on it ---- */
 
+static struct prover_nursery *nursery; /* NULL: each job starts its own process */
+
 struct held {
     struct gate gate;
     int near;
@@ -79,7 +83,7 @@ static void *run_look(void *self)
     Sp__ProverJob job = SP__PROVER_JOB__INIT;
     job.kind_case = SP__PROVER_JOB__KIND_LOOK;
     job.look = &look;
-    struct prover_options options = {.program = rig_prover()};
+    struct prover_options options = {.program = rig_prover(), .nursery = nursery};
     h->error = prover_run(&options, &job, h->near, NULL, &h->result, NULL, &h->why);
     return NULL;
 }
@@ -139,12 +143,15 @@ static pid_t find_prover(void)
     for (struct dirent *e; (e = readdir(d));) {
         pid_t pid = (pid_t)strtol(e->d_name, NULL, 10);
         SP_FREE char *status = pid > 0 ? status_of(pid) : NULL;
-        char parent[16], name[32];
+        char parent[16], name[32], seccomp[8];
         if (!status)
             continue;
         field(status, "PPid:", parent, sizeof(parent));
         field(status, "Name:", name, sizeof(name));
-        if (strtol(parent, NULL, 10) == getpid() && strcmp(name, "sealpoint-prove") == 0)
+        field(status, "Seccomp:", seccomp, sizeof(seccomp));
+        /* A nursery is a child as well; it has no job, so nothing hostile, and no filter. */
+        if (strtol(parent, NULL, 10) == getpid() && strcmp(name, "sealpoint-prove") == 0 &&
+            seccomp[0] == '2')
             found = pid;
     }
     closedir(d);
@@ -161,6 +168,16 @@ static void assert_field(const char *status, const char *name, const char *value
     assert_string_equal(found, value);
 }
 
+/* Out of a nursery, by its command line. */
+static bool is_bred(pid_t pid)
+{
+    SP_FREE char *path = sp_format("/proc/%d/cmdline", (int)pid);
+    SP_FREE char *text = NULL;
+    size_t size = 0;
+    assert_int_equal(sp_file_read(path, 4096, &text, &size), 0);
+    return size > strlen(text) + 1 && strcmp(text + strlen(text) + 1, "nursery") == 0;
+}
+
 static void the_sandbox_stands_before_the_first_read(void **state)
 {
     (void)state;
@@ -169,6 +186,7 @@ static void the_sandbox_stands_before_the_first_read(void **state)
     pid_t pid = find_prover();
     SP_FREE char *status = status_of(pid);
     assert_non_null(status);
+    assert_true(is_bred(pid) == (nursery != NULL));
     assert_field(status, "NoNewPrivs:", "1");
     assert_field(status, "Seccomp:", "2");
     assert_field(status, "CapPrm:", "0000000000000000");
@@ -252,13 +270,77 @@ static void a_killed_prover_is_an_error(void **state)
     assert_null(h.result);
 }
 
+static void a_job_leaves_no_trace_in_the_next(void **state)
+{
+    (void)state;
+    struct held first, second;
+    begin(&first);
+    pid_t one = find_prover();
+    finish(&first);
+    assert_int_equal(first.error, 0);
+    begin(&second);
+    pid_t two = find_prover();
+    finish(&second);
+    assert_int_equal(second.error, 0);
+    assert_int_not_equal(one, two);
+    assert_int_equal(kill(one, 0), -1); /* waited for: it is gone */
+    sp__prover_result__free_unpacked(first.result, NULL);
+    sp__prover_result__free_unpacked(second.result, NULL);
+}
+
+/* After a prover that died the nursery is another one; jobs go on meanwhile. */
+static void a_nursery_is_replaced_after_a_crash(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        a_killed_prover_is_an_error(state);
+        a_job_leaves_no_trace_in_the_next(state);
+    }
+}
+
+static void a_nursery_that_cannot_start_is_no_hindrance(void **state)
+{
+    (void)state;
+    struct prover_nursery *none;
+    assert_int_equal(prover_nursery_open("/nonexistent/sealpoint-prover", &none), 0);
+    struct prover_nursery *kept = nursery;
+    nursery = none;
+    a_job_leaves_no_trace_in_the_next(state);
+    nursery = kept;
+    prover_nursery_close(none);
+}
+
+static int open_nursery(void **state)
+{
+    (void)state;
+    return prover_nursery_open(rig_prover(), &nursery);
+}
+
+static int close_nursery(void **state)
+{
+    (void)state;
+    prover_nursery_close(nursery);
+    nursery = NULL;
+    return 0;
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest alone[] = {
         cmocka_unit_test(the_sandbox_stands_before_the_first_read),
         cmocka_unit_test(limits_are_set),
         cmocka_unit_test(it_holds_no_file_and_no_other_socket),
         cmocka_unit_test(a_killed_prover_is_an_error),
+        cmocka_unit_test(a_job_leaves_no_trace_in_the_next),
+        cmocka_unit_test(a_nursery_that_cannot_start_is_no_hindrance),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest bred[] = {
+        cmocka_unit_test(the_sandbox_stands_before_the_first_read),
+        cmocka_unit_test(limits_are_set),
+        cmocka_unit_test(it_holds_no_file_and_no_other_socket),
+        cmocka_unit_test(a_killed_prover_is_an_error),
+        cmocka_unit_test(a_nursery_is_replaced_after_a_crash),
+    };
+    int failed = cmocka_run_group_tests(alone, NULL, NULL);
+    return failed + cmocka_run_group_tests(bred, open_nursery, close_nursery);
 }

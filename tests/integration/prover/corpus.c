@@ -189,6 +189,10 @@ static bool is_as_promised(const struct image *i, const Sp__ProverFinding *f)
         return f->verdict == V(NO_USABLE_PROTECTOR);
     if (strstr(i->facts, "not verifiable"))
         return f->verdict == V(UNCHECKABLE);
+    /* Upstream keeps no data of these, only their metadata. */
+    if (strstr(i->facts, "recognition=EOW"))
+        return f->level >= SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_HEADER &&
+               (f->verdict == V(OPENS) || f->verdict == V(NOT_RECOGNISED));
     bool payload = uuid_of_payload(i, uuid);
     if (payload || strstr(i->facts, "payload ") || begins(i->kind, "bitlocker"))
         return strstr(i->kind, "detached")
