@@ -23,6 +23,7 @@ static const struct row {
     {"Fleet/SetPolicy", api_set_policy, false},
     {"Fleet/ReleaseQuarantine", api_release_quarantine, false},
     {"Fleet/GetStatus", api_get_status, false},
+    {"Fleet/ListEvents", api_list_events, false},
     {"Backup/Start", api_start, false},
     {"Backup/WatchJob", api_watch_job, false},
     {"Backup/CancelJob", api_cancel_job, false},

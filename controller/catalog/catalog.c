@@ -44,6 +44,12 @@ static const char schema[] =
     "PRAGMA user_version = 1;"
     "COMMIT;";
 
+/* What came later and older programs need not know of. */
+static const char additions[] =
+    "CREATE TABLE IF NOT EXISTS event (number INTEGER PRIMARY KEY AUTOINCREMENT,"
+    "  machine_id TEXT NOT NULL, body BLOB NOT NULL) STRICT;"
+    "CREATE INDEX IF NOT EXISTS event_of_machine ON event (machine_id, number);";
+
 /* SQLite's codes as errno: what an admin can act on stays apart. */
 static int error_of(sqlite3 *db, int code)
 {
@@ -258,6 +264,8 @@ static int prepare(struct catalog *c, const char *path, struct sp_why *why)
                           path, (unsigned long long)version, CATALOG_SCHEMA_VERSION);
     if (r == 0 && version == 0)
         r = error_of(c->db, sqlite3_exec(c->db, schema, NULL, NULL, NULL));
+    if (r == 0)
+        r = error_of(c->db, sqlite3_exec(c->db, additions, NULL, NULL, NULL));
     char check[32] = "";
     if (r == 0)
         r = sql_each(c, row_text, check, "PRAGMA quick_check(1)", "");

@@ -15,6 +15,7 @@
  *   finding   of points
  *   job       body: Job
  *   audit     body: AuditEntry, hash-chained
+ *   event     body: VolumeEvent; the newest of each machine
  *
  * Functions return 0 or a negative errno: -ENOENT not there, -EEXIST, -EIO and -ENOSPC from the
  * disk. Messages they hand out are the caller's, to free with message_free(). */
@@ -128,6 +129,15 @@ int catalog_point_steps(struct catalog *, const char *point_id,
 int catalog_job_save(struct catalog *, const Sp__Job *);
 int catalog_job_get(struct catalog *, const char *job_id, Sp__Job **ret);
 int catalog_job_unended(struct catalog *, int (*each)(void *arg, Sp__Job *), void *arg);
+
+/* ---- events ---- */
+/* Writes the inventory, when there is one, and what changed with it, in one transaction. Each event
+ * gets its number; the oldest of a machine that has many are forgotten. */
+int catalog_events_add(struct catalog *, const char *machine_id, const Sp__Inventory *or_null,
+                       Sp__VolumeEvent *const *events, size_t count);
+/* Of one machine, newest first, older than `before` (0: from the newest). 1 from `each`: enough. */
+int catalog_event_each(struct catalog *, const char *machine_id, uint64_t before,
+                       int (*each)(void *arg, Sp__VolumeEvent *), void *arg);
 
 /* ---- audit ---- */
 /* Adds an entry at the end of the chain. */

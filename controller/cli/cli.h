@@ -167,6 +167,7 @@ static inline void sp_cleanup_message(void *p)
 CLI_COMMAND(cmd_status);
 CLI_COMMAND(cmd_machine_list);
 CLI_COMMAND(cmd_machine_show);
+CLI_COMMAND(cmd_machine_events);
 CLI_COMMAND(cmd_machine_add);
 CLI_COMMAND(cmd_machine_set_source);
 CLI_COMMAND(cmd_machine_set_policy);

@@ -16,6 +16,11 @@ static const struct cli_command commands[] = {
      cmd_machine_list},
     {"machine", "show", "MACHINE", "One machine: agent, source, volumes, findings", "",
      cmd_machine_show},
+    {"machine", "events", "MACHINE", "What changed in a machine's disks and volumes",
+     "Keyslots added and removed, volumes opened and closed, re-encryption, disks: the agent tells\n"
+     "within two seconds, and what happened while it was away when it is back.\n"
+     "  sealpoint machine events web1 --follow\n",
+     cmd_machine_events},
     {"machine", "add", "NAME", "Register a machine that has no agent", "", cmd_machine_add},
     {"machine", "set-source", "MACHINE", "Where the machine's disks are taken from",
      "  sealpoint machine set-source web1 --qmp /run/qemu/web1.qmp --vault main\n",

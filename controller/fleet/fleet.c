@@ -55,6 +55,7 @@ static void free_agent(struct agent *a)
 {
     message_free(a->status);
     message_free(a->unsaved_inventory);
+    fleet_free_events(&a->unsaved_events);
     free(a);
 }
 
@@ -73,6 +74,7 @@ void fleet_dirty(struct fleet *f, struct agent *a)
 struct saving {
     Sp__AgentStatus *status;
     Sp__Inventory *inventory;
+    struct agent_events events;
     char machine_id[128];
     char mark[FLEET_MARK_MAX];
 };
@@ -97,12 +99,13 @@ static void save(struct fleet *f, struct saving *s)
     int r = catalog_machine_change(f->options.catalog, s->machine_id, put_status, s, NULL);
     if (r == 0)
         r = catalog_machine_set_mark(f->options.catalog, s->machine_id, s->mark);
-    if (r == 0 && s->inventory)
-        r = catalog_machine_set_inventory(f->options.catalog, s->machine_id, s->inventory);
+    if (r == 0)
+        r = fleet_save_events(f, s->machine_id, s->inventory, &s->events);
     if (r < 0)
         sp_log_error("machine not saved", r, NULL, "machine", s->machine_id, NULL);
     message_free(s->status);
     message_free(s->inventory);
+    fleet_free_events(&s->events);
 }
 
 /* Takes the next agent that has something to save; false when there is none. */
@@ -113,8 +116,11 @@ static bool take_dirty(struct fleet *f, struct saving *s)
         return false;
     f->dirty = a->next_dirty;
     a->dirty = false;
-    *s = (struct saving){.status = message_copy(a->status), .inventory = a->unsaved_inventory};
+    *s = (struct saving){.status = message_copy(a->status),
+                         .inventory = a->unsaved_inventory,
+                         .events = a->unsaved_events};
     a->unsaved_inventory = NULL;
+    a->unsaved_events = (struct agent_events){0};
     memcpy(s->machine_id, a->machine_id, sizeof(s->machine_id));
     memcpy(s->mark, a->mark, sizeof(s->mark));
     return s->status != NULL;

@@ -38,6 +38,11 @@ struct pending {
     int error;
 };
 
+struct agent_events {
+    Sp__VolumeEvent **all;
+    size_t count;
+};
+
 struct agent {
     struct agent *next; /* in the bucket */
     struct agent *next_dirty;
@@ -46,6 +51,7 @@ struct agent {
     Sp__AgentStatus *status;
     char mark[FLEET_MARK_MAX];
     Sp__Inventory *unsaved_inventory;
+    struct agent_events unsaved_events; /* the agent's own */
     struct session *sessions;  /* all that said Hello */
     struct session *current;   /* the one that is obeyed; NULL in quarantine */
     struct session *contender; /* waits while `current` is probed */
@@ -74,6 +80,13 @@ struct agent *fleet_agent(struct fleet *, const char *machine_id);
 void fleet_dirty(struct fleet *, struct agent *);
 /* Ends contests whose time is over. Returns true when it let go of the lock to tell about one. */
 bool fleet_end_contests(struct fleet *);
+/* An event that the agent itself tells: kept for the fleet's thread. */
+void fleet_keep_event(struct fleet *, struct agent *, const Sp__AgentEvent *);
+void fleet_free_events(struct agent_events *);
+/* On the fleet's thread, without the lock: writes the inventory (or NULL) with what changed, and
+ * what the agent said, and tells of both. */
+int fleet_save_events(struct fleet *, const char *machine_id, const Sp__Inventory *,
+                      struct agent_events *said);
 void fleet_goodbye_all(struct agent *, const char *text);
 
 #endif

@@ -357,24 +357,12 @@ static void current_says(struct fleet *f, struct agent *a, const Sp__AgentMessag
     case SP__AGENT_MESSAGE__KIND_HEADER_PART:
         header_part(f, a, m->header_part);
         break;
+    case SP__AGENT_MESSAGE__KIND_EVENT:
+        fleet_keep_event(f, a, m->event);
+        break;
     default:
-        break; /* events are told without the lock; a later agent's message means nothing here */
+        break; /* a later agent's message means nothing here */
     }
-}
-
-static void event(struct fleet *f, const char *machine_id, const Sp__AgentEvent *said)
-{
-    const struct fleet_events *e = f->options.events;
-    sp_log(SP_LOG_INFO, "agent event", "machine", machine_id, "kind", said->kind, "volume",
-           said->volume_id, "text", said->text, NULL);
-    if (!e || !e->volume)
-        return;
-    Sp__VolumeEvent v = SP__VOLUME_EVENT__INIT;
-    v.machine_id = (char *)machine_id;
-    v.kind = said->kind;
-    v.before = said->before;
-    v.after = said->after;
-    e->volume(f->options.events_self, &v);
 }
 
 void fleet_session_message(struct fleet *f, struct rpc_call *call, const Sp__AgentMessage *m)
@@ -403,8 +391,6 @@ void fleet_session_message(struct fleet *f, struct rpc_call *call, const Sp__Age
     else if (current)
         current_says(f, a, m, &n);
     pthread_mutex_unlock(&f->lock);
-    if (current && m->kind_case == SP__AGENT_MESSAGE__KIND_EVENT)
-        event(f, a->machine_id, m->event);
     tell(f, a->machine_id, &n);
 }
 

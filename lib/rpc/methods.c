@@ -60,6 +60,7 @@ static const struct rpc_method rows[] = {
     ROW("Fleet/SetPolicy", set_policy_request, machine, UNARY, ADMIN),
     ROW("Fleet/ReleaseQuarantine", release_quarantine_request, machine, UNARY, OPERATOR),
     ROW("Fleet/GetStatus", status_request, status_response, UNARY, VIEWER),
+    ROW("Fleet/ListEvents", list_events_request, list_events_response, UNARY, VIEWER),
 
     ROW("Admin/CreateToken", signed_call, create_token_response, UNARY, ADMIN),
     ROW("Admin/ListTokens", list_tokens_request, list_tokens_response, UNARY, ADMIN),
