@@ -1,187 +1,167 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/inspect.h"
+#include "agent/inspect_volume.h"
 #include "agent/inventory.h"
 #include "agent/json.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
-#include "volume/volume.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* "1.5 GiB"; out has room for it. */
-static const char *size_text(uint64_t bytes, char out[24])
-{
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    double value = (double)bytes;
-    size_t unit = 0;
-    while (value >= 1024 && unit + 1 < SP_COUNT(units))
-        value /= 1024, unit++;
-    snprintf(out, 24, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-    return out;
-}
-#define SIZE(n) size_text((n), (char[24]){0})
+/* ---- clean texts: names and labels come from whoever made the device ---- */
 
-static const char *kind_text(Sp__VolumeKind kind)
+static void clean_text(char *text)
 {
-    switch (kind) {
-    case SP__VOLUME_KIND__VOLUME_KIND_CLEAR:
-        return "clear";
-    case SP__VOLUME_KIND__VOLUME_KIND_LUKS1:
-        return "LUKS1";
-    case SP__VOLUME_KIND__VOLUME_KIND_LUKS2:
-        return "LUKS2";
-    case SP__VOLUME_KIND__VOLUME_KIND_PLAIN:
-        return "plain dm-crypt";
-    case SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER:
-        return "BitLocker";
-    case SP__VOLUME_KIND__VOLUME_KIND_VERACRYPT:
-        return "VeraCrypt";
-    case SP__VOLUME_KIND__VOLUME_KIND_FILEVAULT2:
-        return "FileVault 2";
-    default:
-        return "unknown";
+    for (unsigned char *at = (unsigned char *)text; *at; at++)
+        /* C1 controls, too: terminals obey U+009B as they obey ESC [ */
+        if (*at < 0x20 || *at == 0x7f || (*at == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0))
+            *at = '?';
+}
+
+static void clean_message(ProtobufCMessage *message)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &message->descriptor->fields[i];
+        uint8_t *at = (uint8_t *)message + f->offset;
+        bool many = f->label == PROTOBUF_C_LABEL_REPEATED;
+        if (f->type != PROTOBUF_C_TYPE_STRING && f->type != PROTOBUF_C_TYPE_MESSAGE)
+            continue;
+        size_t count = many ? *(const size_t *)((uint8_t *)message + f->quantifier_offset) : 1;
+        void **list = many ? *(void ***)at : (void **)at;
+        for (size_t n = 0; n < count; n++) {
+            if (f->type == PROTOBUF_C_TYPE_MESSAGE && list[n])
+                clean_message(list[n]);
+            else if (f->type == PROTOBUF_C_TYPE_STRING && list[n] &&
+                     list[n] != (const void *)protobuf_c_empty_string)
+                clean_text(list[n]);
+        }
     }
 }
 
-/* ---- facts of one volume ---- */
+/* ---- the tree of devices ---- */
 
-static void print_protectors(const Sp__HeaderFacts *header, const char *indent, FILE *out)
+enum { DEPTH_MOST = 32, NAME_COLUMN_MOST = 40 };
+
+struct tree {
+    const Sp__Inventory *inventory;
+    FILE *out;
+    int column; /* width of the names */
+};
+
+static void name_of(const Sp__BlockDevice *device, char *out, size_t size)
 {
-    const ProtobufCEnumDescriptor *types = &sp__protector_type__descriptor;
-    for (size_t i = 0; i < header->n_protectors; i++) {
-        const Sp__Protector *p = header->protectors[i];
-        char type[64];
-        snprintf(type, sizeof(type), "%s", sp_enum_name(types, (int)p->type, "PROTECTOR_TYPE_"));
-        for (char *at = type; *at; at++)
-            *at = *at == '_' ? ' ' : (char)(*at >= 'A' && *at <= 'Z' ? *at + 32 : *at);
-        fprintf(out, "%s%s %s", indent, type, p->id);
-        if (p->kdf[0])
-            fprintf(out, ", %s", p->kdf);
-        if (p->kdf_memory_kib)
-            fprintf(out, ", %s", SIZE(p->kdf_memory_kib * 1024));
-        if (p->kdf_iterations)
-            fprintf(out, ", %llu iterations", (unsigned long long)p->kdf_iterations);
-        if (!p->usable)
-            fprintf(out, ", opens nothing");
-        fprintf(out, "\n");
-    }
+    if (device->dm_name[0])
+        snprintf(out, size, "%s (%s)", device->dm_name, device->name);
+    else
+        snprintf(out, size, "%s", device->name);
 }
 
-static void print_header(const Sp__HeaderFacts *header, const char *indent, FILE *out)
+static bool lies_on(const Sp__BlockDevice *device, const Sp__BlockDevice *below)
 {
-    if (header->cipher[0]) {
-        fprintf(out, "%s%s", indent, header->cipher);
-        if (header->key_bits)
-            fprintf(out, ", %u-bit key", header->key_bits);
-        if (header->sector_bytes)
-            fprintf(out, ", %u-byte sectors", header->sector_bytes);
-        if (header->state[0])
-            fprintf(out, ", %s", header->state);
-        fprintf(out, "\n");
-    }
-    if (header->detached)
-        fprintf(out, "%sits header is detached\n", indent);
-    if (header->damaged)
-        fprintf(out, "%sDAMAGED: %s\n", indent, header->damage);
-    if (header->conversion_in_progress)
-        fprintf(out, "%s(re-)encryption is under way, %u %%\n", indent, header->conversion_percent);
-    if (header->protection_suspended)
-        fprintf(out, "%sprotection is SUSPENDED: the key lies in clear on the disk\n", indent);
-    print_protectors(header, indent, out);
+    for (size_t n = 0; n < device->n_parents; n++)
+        if (strcmp(device->parents[n], below->name) == 0)
+            return true;
+    return false;
 }
 
-static void print_content(const Sp__Content *content, FILE *out)
+/* The name column as wide as its widest entry. */
+static void measure(struct tree *tree, const Sp__BlockDevice *device, unsigned depth)
 {
-    fprintf(out, "%s", content->type);
-    if (content->label[0])
-        fprintf(out, " \"%s\"", content->label);
-    if (content->uuid[0])
-        fprintf(out, " %s", content->uuid);
+    char name[256];
+    name_of(device, name, sizeof(name));
+    int width = (int)(depth * 2 + strlen(name));
+    if (width > tree->column && width <= NAME_COLUMN_MOST)
+        tree->column = width;
+    for (size_t i = 0; depth < DEPTH_MOST && i < tree->inventory->n_devices; i++)
+        if (lies_on(tree->inventory->devices[i], device))
+            measure(tree, tree->inventory->devices[i], depth + 1);
 }
-
-static void print_volume(const Sp__Volume *volume, const char *indent, FILE *out)
-{
-    SP_FREE char *deeper = NULL;
-    if (asprintf(&deeper, "%s    ", indent) < 0)
-        return;
-    fprintf(out, "%s%s, %s, %s\n", indent, kind_text(volume->kind), SIZE(volume->size_bytes),
-            volume->volume_id);
-    if (volume->open)
-        fprintf(out, "%sopen as %s%s\n", deeper, volume->mapped_name,
-                volume->ephemeral ? ", with a new key at every boot" : "");
-    if (volume->content) {
-        fprintf(out, "%sholds ", deeper);
-        print_content(volume->content, out);
-        fprintf(out, "\n");
-    }
-    if (volume->plain && volume->plain->cipher[0])
-        fprintf(out, "%s%s, %u-bit key, offset %llu, skip %llu\n", deeper, volume->plain->cipher,
-                volume->plain->key_bits, (unsigned long long)volume->plain->offset_sectors,
-                (unsigned long long)volume->plain->skip_sectors);
-    if (volume->header)
-        print_header(volume->header, deeper, out);
-    for (size_t i = 0; i < volume->n_extents; i++) {
-        const Sp__DiskExtent *on = volume->extents[i]->on;
-        fprintf(out, "%son %s, from %llu, %s\n", deeper, on->disk_id,
-                (unsigned long long)on->offset_bytes, SIZE(on->length_bytes));
-    }
-}
-
-/* ---- the guest as a tree ---- */
 
 static const Sp__Volume *volume_on(const Sp__Inventory *inventory, const char *device)
 {
-    for (size_t i = 0; i < inventory->n_volumes; i++)
-        if (strcmp(inventory->volumes[i]->stack[0], device) == 0)
-            return inventory->volumes[i];
+    for (size_t i = 0; i < inventory->n_volumes; i++) {
+        const Sp__Volume *v = inventory->volumes[i];
+        if (inspect_is_encrypted(v) && v->n_stack && strcmp(v->stack[0], device) == 0)
+            return v;
+    }
     return NULL;
 }
 
-static void print_device_line(const Sp__BlockDevice *device, unsigned depth, FILE *out)
+/* What a dm device does, where that is not LVM or what is printed as an encrypted volume. */
+static const char *mapping_words(const Sp__BlockDevice *device)
 {
-    fprintf(out, "%*s%s  %s, %s", (int)depth * 2, "", device->name, device->type,
-            SIZE(device->size_bytes));
-    if (device->dm_name[0])
-        fprintf(out, ", %s", device->dm_name);
-    if (device->serial[0])
-        fprintf(out, ", serial %s", device->serial);
+    static const struct {
+        const char *prefix, *words;
+    } kinds[] = {
+        {"LVM-", "logical volume"},
+        {"CRYPT-VERITY-", "dm-verity"},
+        {"CRYPT-INTEGRITY-", "dm-integrity"},
+        {"CRYPT-SUBDEV-", "dm-integrity below LUKS2"},
+        {"CRYPT-", "decrypted"},
+        {"mpath-", "multipath"},
+    };
+    for (size_t i = 0; i < SP_COUNT(kinds); i++)
+        if (strncmp(device->dm_uuid, kinds[i].prefix, strlen(kinds[i].prefix)) == 0)
+            return kinds[i].words;
+    return "device-mapper";
+}
+
+static void print_device(const struct tree *tree, const Sp__BlockDevice *device, unsigned depth)
+{
+    FILE *out = tree->out;
+    char name[256];
+    name_of(device, name, sizeof(name));
+    fprintf(out, "%*s%-*s %9s  %s", (int)depth * 2, "", tree->column - (int)depth * 2, name,
+            INSPECT_SIZE(device->size_bytes),
+            strcmp(device->type, "dm") == 0 ? mapping_words(device) : device->type);
     if (device->partition_table[0])
-        fprintf(out, ", %s table", device->partition_table);
+        fprintf(out, " (%s)", device->partition_table);
+    const Sp__Volume *volume = volume_on(tree->inventory, device->name);
+    if (volume)
+        fprintf(out, ", ENCRYPTED: %s", inspect_kind(volume));
+    else if (device->content) {
+        fprintf(out, ", ");
+        inspect_content(device->content, out);
+    }
     if (device->read_only)
         fprintf(out, ", read-only");
-    if (device->content) {
-        fprintf(out, ", ");
-        print_content(device->content, out);
-    }
     for (size_t i = 0; i < device->n_mount_points; i++)
         fprintf(out, "%s%s", i ? ", " : ", on ", device->mount_points[i]);
+    if (device->serial[0])
+        fprintf(out, ", serial %s", device->serial);
     fprintf(out, "\n");
+    for (size_t i = 0; depth < DEPTH_MOST && i < tree->inventory->n_devices; i++)
+        if (lies_on(tree->inventory->devices[i], device))
+            print_device(tree, tree->inventory->devices[i], depth + 1);
 }
 
-static void print_device(const Sp__Inventory *inventory, const Sp__BlockDevice *device,
-                         unsigned depth, FILE *out)
+static void print_volumes(Sp__Volume *const *volumes, size_t count, FILE *out)
 {
-    print_device_line(device, depth, out);
-    const Sp__Volume *volume = volume_on(inventory, device->name);
-    if (volume && volume->kind != SP__VOLUME_KIND__VOLUME_KIND_CLEAR) {
-        SP_FREE char *indent = NULL;
-        if (asprintf(&indent, "%*s", (int)depth * 2 + 4, "") >= 0)
-            print_volume(volume, indent, out);
+    size_t shown = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!inspect_is_encrypted(volumes[i]))
+            continue;
+        if (shown++ == 0)
+            fprintf(out, "\nEncrypted volumes\n");
+        fprintf(out, "\n");
+        inspect_volume(volumes[i], out);
     }
-    for (size_t i = 0; depth < 32 && i < inventory->n_devices; i++)
-        for (size_t n = 0; n < inventory->devices[i]->n_parents; n++)
-            if (strcmp(inventory->devices[i]->parents[n], device->name) == 0)
-                print_device(inventory, inventory->devices[i], depth + 1, out);
+    if (shown == 0)
+        fprintf(out, "\nNo encrypted volume is seen.\n");
 }
 
-static void print_guest(const Sp__Inventory *inventory, FILE *out)
+static void print_findings(Sp__Finding *const *findings, size_t count, FILE *out)
 {
-    for (size_t i = 0; i < inventory->n_devices; i++)
-        if (inventory->devices[i]->n_parents == 0)
-            print_device(inventory, inventory->devices[i], 0, out);
-    fprintf(out, "\nfile systems:\n");
+    if (count == 0)
+        return;
+    fprintf(out, "\nFindings\n\n");
+    inspect_findings(findings, count, out);
+}
+
+static void print_file_systems(const Sp__Inventory *inventory, FILE *out)
+{
+    fprintf(out, "\nFile systems\n\n");
     for (size_t i = 0; i < inventory->n_file_systems; i++) {
         const Sp__FileSystem *fs = inventory->file_systems[i];
         fprintf(out, "  %s  %s%s%s%s%s\n", fs->mount_point, fs->type, fs->device[0] ? " on " : "",
@@ -189,13 +169,25 @@ static void print_guest(const Sp__Inventory *inventory, FILE *out)
     }
 }
 
-static int print_json(const ProtobufCMessage *message, FILE *out)
+static void print_guest(const Sp__Inventory *inventory, FILE *out)
 {
-    SP_BUFFER struct sp_buffer text = {0};
-    int r = json_message(&text, message, 0);
-    if (r == 0)
-        fprintf(out, "%s\n", sp_buffer_text(&text));
-    return r;
+    struct tree tree = {.inventory = inventory, .out = out};
+    fprintf(out, "Block devices, each above what lies on it\n\n");
+    for (size_t i = 0; i < inventory->n_devices; i++)
+        if (inventory->devices[i]->n_parents == 0)
+            measure(&tree, inventory->devices[i], 0);
+    for (size_t i = 0; i < inventory->n_devices; i++)
+        if (inventory->devices[i]->n_parents == 0)
+            print_device(&tree, inventory->devices[i], 0);
+    print_file_systems(inventory, out);
+    print_volumes(inventory->volumes, inventory->n_volumes, out);
+    print_findings(inventory->findings, inventory->n_findings, out);
+}
+
+void inspect_print(Sp__Inventory *inventory, FILE *out)
+{
+    clean_message(&inventory->base);
+    print_guest(inventory, out);
 }
 
 int inspect_guest(bool json, FILE *out, struct sp_why *why)
@@ -204,56 +196,20 @@ int inspect_guest(bool json, FILE *out, struct sp_why *why)
     int r = inventory_read(&inventory_roots_system, &inventory, why);
     if (r < 0)
         return r;
-    if (json)
-        r = print_json(&inventory->base, out);
-    else
-        print_guest(inventory, out);
+    if (json) {
+        SP_BUFFER struct sp_buffer text = {0};
+        r = json_message(&text, &inventory->base, 0);
+        if (r == 0)
+            fprintf(out, "%s\n", sp_buffer_text(&text));
+    } else {
+        inspect_print(inventory, out);
+    }
     sp__inventory__free_unpacked(inventory, NULL);
     return r;
 }
 
-/* ---- one device or image ---- */
-
-static int print_look(const char *path, const struct volume_look *look, bool json, FILE *out)
+void inspect_print_look(const struct volume_look *look, FILE *out)
 {
-    if (json) {
-        Sp__Inventory all = SP__INVENTORY__INIT;
-        all.volumes = look->volumes;
-        all.n_volumes = look->volume_count;
-        all.findings = look->findings;
-        all.n_findings = look->finding_count;
-        return print_json(&all.base, out);
-    }
-    fprintf(out, "%s\n", path);
-    for (size_t i = 0; i < look->range_count; i++)
-        fprintf(out, "  %14llu %10s  %s\n", (unsigned long long)look->ranges[i]->on->offset_bytes,
-                SIZE(look->ranges[i]->on->length_bytes), look->ranges[i]->what);
-    for (size_t i = 0; i < look->volume_count; i++)
-        print_volume(look->volumes[i], "  ", out);
-    for (size_t i = 0; i < look->finding_count; i++)
-        fprintf(out, "  ! %s\n", look->findings[i]->text);
-    if (look->volume_count == 0)
-        fprintf(out, "  nothing that is known\n");
-    return 0;
-}
-
-int inspect_path(const char *path, bool json, FILE *out, struct sp_why *why)
-{
-    SP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return sp_why_set(why, -errno, "cannot open '%s'", path);
-    off_t size = lseek(fd, 0, SEEK_END);
-    if (size < 0)
-        return sp_why_set(why, -errno, "cannot find the size of '%s'", path);
-    const char *slash = strrchr(path, '/');
-    struct volume_disk disk = {.disk_id = slash ? slash + 1 : path,
-                               .reader = volume_reader_of_fd(&fd, (uint64_t)size),
-                               .logical_sector_bytes = 512};
-    struct volume_look look = {0};
-    int r = volume_look(&disk, 1, true, &look);
-    if (r < 0)
-        return sp_why_set(why, r, "cannot read '%s'", path);
-    r = print_look(path, &look, json, out);
-    volume_look_free(&look);
-    return r;
+    print_volumes(look->volumes, look->volume_count, out);
+    print_findings(look->findings, look->finding_count, out);
 }

@@ -122,20 +122,16 @@ static size_t element_size(ProtobufCType type)
     }
 }
 
-/* proto3: a field that has its default is as good as not there. */
-static bool is_set(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+/* Everything but what is not there at all: a message, or an alternative that was not taken. */
+static bool is_there(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
 {
     const uint8_t *at = (const uint8_t *)message;
     if (field->label == PROTOBUF_C_LABEL_REPEATED)
-        return *(const size_t *)(at + field->quantifier_offset) > 0;
+        return true;
     if (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
         return *(const uint32_t *)(at + field->quantifier_offset) == field->id;
-    const void *value = at + field->offset;
-    if (field->type == PROTOBUF_C_TYPE_STRING)
-        return *(char *const *)value && **(char *const *)value;
-    if (field->type == PROTOBUF_C_TYPE_BYTES)
-        return ((const ProtobufCBinaryData *)value)->len > 0;
-    return !sp_is_zero(value, element_size(field->type));
+    return field->type != PROTOBUF_C_TYPE_MESSAGE ||
+           *(ProtobufCMessage *const *)(at + field->offset);
 }
 
 static int json_field(struct sp_buffer *out, const ProtobufCMessage *message,
@@ -155,7 +151,7 @@ static int json_field(struct sp_buffer *out, const ProtobufCMessage *message,
         if (r == 0)
             r = json_value(out, field, array + i * element_size(field->type), indent + 1);
     }
-    if (r == 0 && broken)
+    if (r == 0 && broken && count)
         r = sp_buffer_printf(out, "\n%*s", (int)indent * 2, "");
     return r == 0 ? sp_buffer_printf(out, "]") : r;
 }
@@ -166,7 +162,7 @@ int json_message(struct sp_buffer *out, const ProtobufCMessage *message, unsigne
     bool first = true;
     for (unsigned i = 0; r == 0 && i < message->descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
-        if (!is_set(message, field))
+        if (!is_there(message, field))
             continue;
         r = sp_buffer_printf(out, "%s\n", first ? "" : ",");
         first = false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * A message as JSON, after its descriptor: field names as in the .proto files, enums by name
- * without prefix, bytes in hexadecimal, 64-bit numbers as numbers. Fields that are not set are left
- * out. */
+ * without prefix, bytes in hexadecimal, 64-bit numbers as numbers. Every field is there, with its
+ * default when it was not set; only messages that are not there are left out. */
 #ifndef SEALPOINT_AGENT_JSON_H
 #define SEALPOINT_AGENT_JSON_H
 

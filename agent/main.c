@@ -77,9 +77,12 @@ static const char help_inspect[] =
     "Usage: sealpoint-agent inspect [--json] [DEVICE|IMAGE…]\n"
     "\n"
     "Without arguments: every block device of this guest, what lies on what, which volumes are\n"
-    "encrypted, how, and by which protectors they can be opened. With arguments: each device or "
+    "encrypted, how, by what they can be opened, and what is wrong. With arguments: each device or "
     "raw\n"
-    "image by itself, partitions and LVM included. Reads only; needs root for devices.\n";
+    "image by itself, partitions, LVM and RAID included, and which bytes nothing accounts for.\n"
+    "Reads only; needs root for devices.\n"
+    "\n"
+    "  --json                    everything, for programs: see sealpoint-agent(8)\n";
 
 static const char help_thaw[] =
     "Usage: sealpoint-agent thaw-left-over [--config FILE]\n"
@@ -241,9 +244,11 @@ static int do_inspect(const struct arguments *a, const struct agent_config *conf
                       struct sp_why *why)
 {
     (void)config;
-    int r = a->rest_count ? 0 : inspect_guest(a->json, stdout, why);
-    for (int i = 0; r == 0 && i < a->rest_count; i++)
-        r = inspect_path(a->rest[i], a->json, stdout, why);
+    if (a->rest_count) {
+        int r = inspect_paths(a->rest, (size_t)a->rest_count, a->json, stdout, stderr);
+        return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS; /* each has been told of */
+    }
+    int r = inspect_guest(a->json, stdout, why);
     return r < 0 ? fail(r, why) : EXIT_SUCCESS;
 }
 

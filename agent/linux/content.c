@@ -58,7 +58,8 @@ static int take_partition_uuids(struct scan *scan, blkid_probe probe, const char
 }
 
 /* *ret_other: what it shows about anything that is not encrypted. */
-static int probe_content(struct scan *scan, struct scan_device *device, int fd, int *ret_other)
+static int probe_content(struct scan *scan, struct scan_device *device, int fd,
+                         enum volume_other *ret_other)
 {
     Sp__BlockDevice *m = device->message;
     SP_CLEANUP(probe) blkid_probe probe = blkid_new_probe();
@@ -107,7 +108,7 @@ static bool may_hold_header(struct scan *scan, const struct scan_device *device)
            device->dm != SCAN_DM_CRYPT_PART && !scan_is_path_of_multipath(scan, device);
 }
 
-static int probe_header(struct scan_device *device, int fd, int other)
+static int probe_header(struct scan_device *device, int fd, enum volume_other other)
 {
     off_t size = lseek(fd, 0, SEEK_END);
     if (size < 0)
@@ -136,7 +137,7 @@ static int probe_device(struct scan *scan, struct scan_device *device)
         device->error = fd;
         return 0;
     }
-    int other = VOLUME_OTHER_ASK;
+    enum volume_other other = VOLUME_OTHER_ASK;
     int r = probe_content(scan, device, fd, &other);
     if (r == 0 && may_hold_header(scan, device))
         r = probe_header(device, fd, other);

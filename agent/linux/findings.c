@@ -47,11 +47,14 @@ static int of_device(struct scan *scan, const struct scan_device *device)
     /* A removable drive without a medium has nothing to say. */
     if (device->error == 0 || (m->removable && device->error == -ENOMEDIUM))
         return 0;
+    bool forbidden = device->error == -EPERM || device->error == -EACCES;
     bool gone = device->error == -ENXIO || device->error == -ENODEV || device->error == -ENOENT;
-    SP_FREE char *text = sp_format(
-        "it cannot be read (%s), so nothing is known of what is on it: %s",
-        strerror(-device->error),
-        gone ? "if it was unplugged, ask again" : "look at the kernel's log for its errors");
+    SP_FREE char *text =
+        sp_format("it cannot be read (%s), so nothing is known of what is on it: %s",
+                  strerror(-device->error),
+                  forbidden ? "run as root, and outside of a container"
+                  : gone    ? "if it was unplugged, ask again"
+                            : "look at the kernel's log for its errors");
     return text ? add(&about, SP__REASON__REASON_UNIDENTIFIED_CONTENT, false, text) : -ENOMEM;
 }
 
@@ -63,23 +66,22 @@ static int of_volume(struct scan *scan, const Sp__Volume *volume)
     return header && header->fingerprint.len ? volume_each_fault(header, add, &about) : 0;
 }
 
-/* The paths of one disk are one volume already; a second one is a clone. */
-static int of_clones(struct scan *scan, size_t i)
+/* The paths of one disk are one volume already; a second one with the same UUID is a clone. */
+static int of_clones(struct scan *scan, const Sp__Volume *volume)
 {
-    const Sp__Inventory *inventory = scan->inventory;
-    const Sp__Volume *volume = inventory->volumes[i];
     struct about about = {.scan = scan, .volume_id = volume->volume_id, .device = volume->stack[0]};
+    char first[256];
     if (!volume->header || !volume->header->uuid[0])
         return 0;
-    for (size_t n = 0; n < i; n++)
-        if (strcmp(inventory->volumes[n]->volume_id, volume->volume_id) == 0) {
-            SP_FREE char *text =
-                sp_format("it has the same UUID as the volume on %s: a clone, which should get its "
-                          "own key and UUID",
-                          inventory->volumes[n]->stack[0]);
-            return text ? add(&about, SP__REASON__REASON_INVENTORY_MISMATCH, false, text) : -ENOMEM;
-        }
-    return 0;
+    volume_id_text(volume->kind, volume->header->uuid, "", 0, first, sizeof(first));
+    size_t length = strlen(first);
+    if (strncmp(volume->volume_id, first, length) != 0 || volume->volume_id[length] != '@')
+        return 0;
+    SP_FREE char *text =
+        sp_format("another volume has its UUID, too (%s): they are told apart by their place; give "
+                  "the clone its own ('cryptsetup luksUUID')",
+                  first);
+    return text ? add(&about, SP__REASON__REASON_INVENTORY_MISMATCH, true, text) : -ENOMEM;
 }
 
 int scan_findings(struct scan *scan)
@@ -90,7 +92,7 @@ int scan_findings(struct scan *scan)
     for (size_t i = 0; r == 0 && i < scan->inventory->n_volumes; i++) {
         r = of_volume(scan, scan->inventory->volumes[i]);
         if (r == 0)
-            r = of_clones(scan, i);
+            r = of_clones(scan, scan->inventory->volumes[i]);
     }
     return r;
 }

@@ -66,8 +66,6 @@ void scan_done(struct scan *scan);
 /* By kernel name, by "major:minor"; NULL: none. */
 struct scan_device *scan_named(struct scan *scan, const char *name);
 struct scan_device *scan_numbered(struct scan *scan, const char *devno);
-/* What a mapping stands for: encryption, not a part of it and not LVM. */
-bool scan_is_mapping(const struct scan_device *device);
 /* One of several paths to the same disk, which is looked at through its multipath device. */
 bool scan_is_path_of_multipath(struct scan *scan, const struct scan_device *device);
 /* A source of a mount or of crypttab ("/dev/…", "UUID=…") as kernel name; "" if not found. */

@@ -11,7 +11,7 @@
 
 enum { DEPTH_MOST = 16 };
 
-bool scan_is_mapping(const struct scan_device *device)
+static bool is_mapping(const struct scan_device *device)
 {
     switch (device->dm) {
     case SCAN_DM_LUKS1:
@@ -43,7 +43,7 @@ static struct scan_device *base_of(struct scan *scan, const struct scan_device *
 static struct scan_device *mapping_of(struct scan *scan, const struct scan_device *device)
 {
     for (size_t i = 0; i < scan->count; i++)
-        if (scan_is_mapping(&scan->devices[i]) && base_of(scan, &scan->devices[i]) == device)
+        if (is_mapping(&scan->devices[i]) && base_of(scan, &scan->devices[i]) == device)
             return &scan->devices[i];
     return NULL;
 }
@@ -51,7 +51,7 @@ static struct scan_device *mapping_of(struct scan *scan, const struct scan_devic
 /* True if some encryption lies between the device and its disks. */
 static bool lies_on_mapping(struct scan *scan, const struct scan_device *device, unsigned depth)
 {
-    if (scan_is_mapping(device) || device->dm == SCAN_DM_CRYPT_PART)
+    if (is_mapping(device) || device->dm == SCAN_DM_CRYPT_PART)
         return true;
     for (size_t i = 0; depth < DEPTH_MOST && i < device->message->n_parents; i++) {
         struct scan_device *below = scan_named(scan, device->message->parents[i]);
@@ -113,13 +113,27 @@ static int add_volume(struct scan *scan, const struct scan_device *device, Sp__V
     return r;
 }
 
-/* By the header's uuid; without one by the place on the first disk. */
-static int name_volume(Sp__Volume *volume, const char *uuid)
+static bool is_known(const Sp__Inventory *inventory, const Sp__Volume *but, const char *id)
 {
-    char id[256];
+    for (size_t i = 0; i < inventory->n_volumes; i++)
+        if (inventory->volumes[i] != but && strcmp(inventory->volumes[i]->volume_id, id) == 0)
+            return true;
+    return false;
+}
+
+/* By the header's uuid, a second one of it also by its place; without one by the place on the first
+ * disk. */
+static int name_volume(struct scan *scan, Sp__Volume *volume, const char *uuid)
+{
+    char id[512];
     const Sp__DiskExtent *first = volume->n_extents ? volume->extents[0]->on : NULL;
-    volume_id_text(volume->kind, uuid, first ? first->disk_id : volume->stack[0],
-                   first ? first->offset_bytes : 0, id, sizeof(id));
+    const char *place = first ? first->disk_id : volume->stack[0];
+    uint64_t offset = first ? first->offset_bytes : 0;
+    volume_id_text(volume->kind, uuid, place, offset, id, sizeof(id));
+    if (volume->header && is_known(scan->inventory, volume, id)) {
+        size_t end = strlen(id);
+        snprintf(id + end, sizeof(id) - end, "@%s+%llu", place, (unsigned long long)offset);
+    }
     return message_text(&volume->volume_id, id);
 }
 
@@ -154,7 +168,7 @@ static int add_header_volume(struct scan *scan, struct scan_device *device)
         return r;
     volume->header = device->facts;
     device->facts = NULL;
-    r = name_volume(volume, volume->header->uuid);
+    r = name_volume(scan, volume, volume->header->uuid);
     const struct scan_device *mapping = mapping_of(scan, device);
     if (r == 0 && mapping && mapping->dm != SCAN_DM_PLAIN)
         r = mark_open(scan, volume, mapping);
@@ -201,7 +215,7 @@ static int add_detached(struct scan *scan, const struct scan_device *mapping,
     uuid_from_dm(mapping->message->dm_uuid, uuid);
     r = message_text(&facts->uuid, uuid);
     if (r == 0)
-        r = name_volume(volume, uuid);
+        r = name_volume(scan, volume, uuid);
     return r == 0 ? mark_open(scan, volume, mapping) : r;
 }
 
@@ -240,7 +254,7 @@ static int add_headerless(struct scan *scan, const struct scan_device *mapping,
                                                         : SP__VOLUME_KIND__VOLUME_KIND_VERACRYPT,
                        &volume);
     if (r == 0)
-        r = name_volume(volume, NULL);
+        r = name_volume(scan, volume, NULL);
     if (r == 0 && plain)
         r = fill_plain(scan, volume, mapping);
     return r == 0 ? mark_open(scan, volume, mapping) : r;
@@ -268,7 +282,7 @@ static int add_clear(struct scan *scan, const struct scan_device *device)
     if (r == 0)
         r = copy_content(volume, device->message);
     if (r == 0)
-        r = name_volume(volume, device->message->content->uuid);
+        r = name_volume(scan, volume, device->message->content->uuid);
     return r;
 }
 

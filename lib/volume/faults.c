@@ -45,13 +45,15 @@ static bool has_escrowable(const Sp__HeaderFacts *f)
 
 static int say_copies(const struct sink *to, const Sp__HeaderFacts *f)
 {
+    bool luks2 = f->n_copies == 2; /* BitLocker has three */
     for (size_t i = 0; i < f->n_copies; i++) {
         const Sp__HeaderCopy *c = f->copies[i];
         if (c->health == SP__COPY_HEALTH__COPY_HEALTH_GOOD)
             continue;
         int rc = say(to, SP__REASON__REASON_HEADER_DAMAGED, true,
-                     "the header copy at byte %llu is not good (%s), another one is used",
-                     (unsigned long long)c->offset_bytes, c->problem);
+                     "the header copy at byte %llu is not good (%s), another one is used%s",
+                     (unsigned long long)c->offset_bytes, c->problem,
+                     luks2 ? ": 'cryptsetup repair' makes it good again" : "");
         if (rc < 0)
             return rc;
     }

@@ -26,7 +26,7 @@ struct volume_reader {
     uint64_t size_bytes;
     /* What the caller knows: does something that is not encrypted (a file system, a partition
      * table, …) begin at byte 0? */
-    enum { VOLUME_OTHER_ASK = 0, VOLUME_OTHER_NONE, VOLUME_OTHER_THERE } other;
+    enum volume_other { VOLUME_OTHER_ASK = 0, VOLUME_OTHER_NONE, VOLUME_OTHER_THERE } other;
     bool brief; /* look for lost headers only where they usually are */
 };
 /* A reader over an open file or device. Does not own the fd; self is &fd and must outlive it. */

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * The inventory of made-up guests. */
+#include "agent/inspect.h"
+#include "agent/json.h"
 #include "agent/linux/scan.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "tree.h"
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -457,6 +461,317 @@ static void the_digest_moves_with_the_storage_only(void **state)
     sp__inventory__free_unpacked(b, NULL);
 }
 
+/* ---- what is seen through dm only ---- */
+
+static void tcrypt_and_filevault_are_seen_when_open(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_disk(tree, "vdb", "254:16", 8);
+    tree_dm(tree, "dm-0", "252:0", "vc", "CRYPT-TCRYPT-vc", 7, (const char *[]){"vda", NULL});
+    tree_dm(tree, "dm-1", "252:1", "mac", "CRYPT-FVAULT2-mac", 7, (const char *[]){"vdb", NULL});
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 2);
+    const Sp__Volume *v = volume(inventory, "veracrypt:vda+0");
+    assert_int_equal(v->kind, KIND(VERACRYPT));
+    assert_true(v->open);
+    assert_string_equal(v->mapped_name, "vc");
+    assert_string_equal(v->content->type, "ext4");
+    assert_int_equal(volume(inventory, "filevault2:vdb+0")->kind, KIND(FILEVAULT2));
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+/* dm-integrity by itself (integritysetup) is a device like any other: LUKS lies on it, not on what
+ * it lies on. */
+static void luks_on_dm_integrity_and_a_file_system_on_dm_verity(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 16);
+    tree_disk(tree, "vdb", "254:16", 16);
+    tree_dm(tree, "dm-0", "252:0", "whole", "CRYPT-INTEGRITY-whole", 15,
+            (const char *[]){"vda", NULL});
+    tree_dm(tree, "dm-1", "252:1", "secret", luks1_dm, 13, (const char *[]){"dm-0", NULL});
+    tree_dm(tree, "dm-2", "252:2", "usr", "CRYPT-VERITY-0123-usr", 8,
+            (const char *[]){"vdb", NULL});
+    write_luks1(tree, "dm-0");
+    tree_mkfs(tree, "dm-1", "mkfs.ext4 -q -F");
+    tree_mkfs(tree, "dm-2", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 2);
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    assert_string_equal(v->device, "/dev/dm-0");
+    assert_false(v->header->detached);
+    assert_true(v->open);
+    assert_string_equal(v->content->type, "ext4");
+    volume(inventory, "clear:11111111-2222-3333-4444-555555555555");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+/* LUKS ─ LV ─ PV ─ LUKS ─ disk, and a loop file on the inner one that is LUKS again. */
+static void nested_encryption_is_seen_at_every_level(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 64);
+    tree_dm(tree, "dm-0", "252:0", "outer", "CRYPT-LUKS1-aaaaaaaabbbbccccddddeeeeeeeeeeee-outer",
+            60, (const char *[]){"vda", NULL});
+    tree_dm(tree, "dm-1", "252:1", "vg-lv", "LVM-lv", 40, (const char *[]){"dm-0", NULL});
+    tree_dm(tree, "dm-2", "252:2", "inner", "CRYPT-LUKS1-bbbbbbbbbbbbccccddddeeeeeeeeeeee-inner",
+            38, (const char *[]){"dm-1", NULL});
+    tree_disk(tree, "loop0", "7:0", 16);
+    tree_file(tree, "sys/block/loop0/loop/backing_file", "/srv/box.img\n");
+    tree_file(tree, "proc/self/mountinfo", "30 1 252:2 / /srv rw - ext4 /dev/mapper/inner rw\n");
+    static const struct {
+        const char *device, *uuid;
+    } headers[] = {{"vda", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"},
+                   {"dm-1", "bbbbbbbb-bbbb-cccc-dddd-eeeeeeeeeeee"},
+                   {"loop0", "cccccccc-bbbb-cccc-dddd-eeeeeeeeeeee"}};
+    for (size_t i = 0; i < SP_COUNT(headers); i++) {
+        char command[256];
+        snprintf(command, sizeof command,
+                 "printf k | cryptsetup -q luksFormat --type luks1 --pbkdf-force-iterations 1000 "
+                 "--key-file - --uuid %s",
+                 headers[i].uuid);
+        tree_mkfs(tree, headers[i].device, command);
+    }
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 3);
+    const Sp__Volume *v = volume(inventory, "luks:cccccccc-bbbb-cccc-dddd-eeeeeeeeeeee");
+    static const char *const stack[] = {"loop0", "dm-2", "dm-1", "dm-0", "vda"};
+    assert_int_equal(v->n_stack, SP_COUNT(stack));
+    for (size_t i = 0; i < SP_COUNT(stack); i++)
+        assert_string_equal(v->stack[i], stack[i]);
+    assert_string_equal(volume(inventory, "luks:bbbbbbbb-bbbb-cccc-dddd-eeeeeeeeeeee")->mapped_name,
+                        "inner");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+/* With its superblock at the end, each leg of a mirror begins like the array. */
+static void the_legs_of_a_mirror_are_no_volumes(void **state)
+{
+    struct tree *tree = *state;
+    static const char *const legs[] = {"vda", "vdb"};
+    uint8_t s[512] = {0};
+    uint64_t sum = 0, at = (8 * 2048 - 16) & ~7u;
+    sp_put_le32(s, 0xa92b4efc);
+    sp_put_le32(s + 4, 1);
+    memset(s + 16, 0x5a, 16);
+    sp_put_le32(s + 72, 1);
+    sp_put_le64(s + 80, 7 * 2048);
+    sp_put_le32(s + 92, 2);
+    sp_put_le64(s + 136, 7 * 2048);
+    sp_put_le64(s + 144, at);
+    sp_put_le32(s + 220, 16);
+    for (unsigned i = 0; i < 256 + 32; i += 4)
+        sum += i == 216 ? 0 : sp_le32(s + i);
+    sp_put_le32(s + 216, (uint32_t)(sum + (sum >> 32)));
+    for (size_t i = 0; i < 2; i++) {
+        tree_disk(tree, legs[i], i ? "254:16" : "254:0", 8);
+        write_luks1(tree, legs[i]);
+        tree_write(tree, legs[i], at * 512, s, sizeof s);
+    }
+    tree_disk(tree, "md0", "9:0", 7);
+    tree_file(tree, "sys/block/md0/md/level", "raid1\n");
+    tree_file(tree, "sys/block/md0/slaves/vda", "%s", "");
+    tree_file(tree, "sys/block/md0/slaves/vdb", "%s", "");
+    write_luks1(tree, "md0");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_string_equal(inventory_device(inventory, "vda")->content->type, "linux_raid_member");
+    assert_int_equal(inventory->n_volumes, 1);
+    assert_string_equal(inventory->volumes[0]->device, "/dev/md0");
+    assert_int_equal(inventory->n_findings, 0);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static const Sp__Finding *finding(const Sp__Inventory *inventory, Sp__Reason reason,
+                                  const char *text)
+{
+    for (size_t i = 0; i < inventory->n_findings; i++)
+        if (inventory->findings[i]->reason == reason && strstr(inventory->findings[i]->text, text))
+            return inventory->findings[i];
+    for (size_t i = 0; i < inventory->n_findings; i++)
+        print_message("there is '%s'\n", inventory->findings[i]->text);
+    fail_msg("no finding '%s'", text);
+    return NULL;
+}
+
+static void a_clone_is_told_apart_and_said(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_disk(tree, "vdb", "254:16", 8);
+    write_luks1(tree, "vda");
+    write_luks1(tree, "vdb");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_volumes, 2);
+    volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee@vdb+0");
+    const Sp__Finding *f = finding(inventory, SP__REASON__REASON_INVENTORY_MISMATCH, "clone");
+    assert_string_equal(f->volume_id, v->volume_id);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void damage_is_a_finding(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    write_luks1(tree, "vda");
+    tree_write(tree, "vda", 208, "\xff", 1); /* the state of slot 0 */
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    assert_true(v->header->damaged);
+    const Sp__Finding *f = finding(inventory, SP__REASON__REASON_HEADER_DAMAGED, "keyslot 0");
+    assert_false(f->note);
+    assert_string_equal(f->volume_id, v->volume_id);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+/* ---- devices that go wrong ---- */
+
+static void remove_node(const struct tree *tree, const char *device)
+{
+    SP_FREE char *path = NULL;
+    assert_true(asprintf(&path, "%s/%s", tree->dev, device) > 0);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void what_cannot_be_read_is_said_and_the_rest_is_there(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    write_luks1(tree, "vda");
+    tree_disk(tree, "vdb", "254:16", 8); /* unplugged: its node is gone */
+    remove_node(tree, "vdb");
+    tree_disk(tree, "vdc", "254:32", 8); /* reads fail: a folder can be opened, not read */
+    remove_node(tree, "vdc");
+    tree_file(tree, "dev/vdc/.keep", "%s", "");
+    tree_disk(tree, "vdd", "254:48", 8); /* says 8 MiB, is cut in the middle of its header */
+    write_luks1(tree, "vdd");
+    SP_FREE char *vdd = NULL, *vde = NULL, *vdf = NULL;
+    assert_true(asprintf(&vdd, "%s/vdd", tree->dev) > 0);
+    assert_int_equal(truncate(vdd, 300), 0);
+    assert_true(asprintf(&vde, "%s/block/vde", tree->sys) > 0); /* gone after it was listed */
+    assert_int_equal(symlink("../devices/gone", vde), 0);
+    tree_file(tree, "sys/block/vdf/size", "16\n"); /* no other attribute is left, nor a node */
+    assert_true(asprintf(&vdf, "%s/block/vdf", tree->sys) > 0);
+    tree_disk(tree, "vdg", "254:96", 8);
+    tree_mkfs(tree, "vdg", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_devices, 6);
+    volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    volume(inventory, "clear:11111111-2222-3333-4444-555555555555");
+    const Sp__Reason unread = SP__REASON__REASON_UNIDENTIFIED_CONTENT;
+    assert_non_null(strstr(finding(inventory, unread, "vdb: ")->text, "unplugged"));
+    assert_string_equal(finding(inventory, unread, "vdb: ")->disk_id, "vdb");
+    assert_non_null(strstr(finding(inventory, unread, "vdc: ")->text, "cannot be read"));
+    assert_non_null(finding(inventory, unread, "vdf: "));
+    assert_non_null(
+        strstr(finding(inventory, SP__REASON__REASON_HEADER_DAMAGED, "vdd: ")->text, "cut off"));
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void a_thousand_devices(void **state)
+{
+    struct tree *tree = *state;
+    enum { DEVICES = 1000, BROKEN = 500, SECRET = 700 };
+    for (int i = 0; i < DEVICES; i++) {
+        char name[16], devno[16];
+        snprintf(name, sizeof name, "vd%04d", i);
+        snprintf(devno, sizeof devno, "254:%d", i);
+        tree_disk(tree, name, devno, i == SECRET ? 8 : 1);
+    }
+    remove_node(tree, "vd0500");
+    write_luks1(tree, "vd0700");
+    Sp__Inventory *inventory = read_tree(tree);
+    assert_int_equal(inventory->n_devices, DEVICES);
+    assert_int_equal(inventory->n_findings, 1);
+    assert_non_null(finding(inventory, SP__REASON__REASON_UNIDENTIFIED_CONTENT, "vd0500: "));
+    assert_int_equal(inventory->n_volumes, 1);
+    assert_string_equal(inventory->volumes[0]->device, "/dev/vd0700");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
+static void *unplug_all(void *arg)
+{
+    const struct tree *tree = arg;
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf '%s'/block/vdx* '%s'/vdx*", tree->sys, tree->dev);
+    return system(command) == 0 ? arg : NULL;
+}
+
+/* Whatever is gone at whichever moment: what stayed is told of. */
+static void devices_that_vanish_in_mid_scan(void **state)
+{
+    struct tree *tree = *state;
+    enum { DEVICES = 200 };
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_disk(tree, "vdz", "254:9", 8);
+    write_luks1(tree, "vda");
+    tree_mkfs(tree, "vdz", "mkfs.ext4 -q -F -U 11111111-2222-3333-4444-555555555555");
+    for (int i = 0; i < DEVICES; i++) {
+        char name[16], part[20], devno[16];
+        snprintf(name, sizeof name, "vdx%03d", i);
+        snprintf(part, sizeof part, "vdx%03dp1", i);
+        snprintf(devno, sizeof devno, "253:%d", i * 2);
+        tree_disk(tree, name, devno, 1);
+        snprintf(devno, sizeof devno, "253:%d", i * 2 + 1);
+        tree_partition(tree, name, part, devno, 8, 1024);
+    }
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, unplug_all, tree), 0);
+    bool gone = false;
+    for (int left = 0; left < 2;) { /* once more after the last is gone */
+        Sp__Inventory *inventory = read_tree(tree);
+        volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+        volume(inventory, "clear:11111111-2222-3333-4444-555555555555");
+        gone = inventory->n_devices == 2;
+        left += gone;
+        sp__inventory__free_unpacked(inventory, NULL);
+    }
+    void *done;
+    assert_int_equal(pthread_join(thread, &done), 0);
+    assert_non_null(done);
+    assert_true(gone);
+}
+
+/* A name may hold anything but what ends it. It must not forge a line of the output. */
+static void names_with_blanks_and_newlines(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 16);
+    tree_file(tree, "sys/block/vda/serial", "my disk\nforged\x1b[2J\n");
+    tree_dm(tree, "dm-0", "252:0", "a b\nforged", luks1_dm, 14, (const char *[]){"vda", NULL});
+    write_luks1(tree, "vda");
+    tree_mkfs(tree, "dm-0", "mkfs.ext4 -q -F -L 'my label'");
+    tree_disk(tree, "loop0", "7:0", 1);
+    tree_file(tree, "sys/block/loop0/loop/backing_file", "/srv/a b\nforged.img\n");
+    tree_file(tree, "proc/self/mountinfo",
+              "30 1 252:0 / /srv rw - ext4 /dev/dm-0 rw\n"
+              "31 1 252:0 / /srv/my\\040data\\012forged rw - ext4 /dev/dm-0 rw\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__Volume *v = volume(inventory, "luks:aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    assert_string_equal(v->mapped_name, "a b\nforged");
+    assert_string_equal(v->content->label, "my label");
+    assert_string_equal(inventory_device(inventory, "dm-0")->mount_points[1],
+                        "/srv/my data\nforged");
+    assert_string_equal(inventory_device(inventory, "loop0")->parents[0], "dm-0");
+    SP_BUFFER struct sp_buffer json = {0};
+    assert_int_equal(json_message(&json, &inventory->base, 0), 0);
+    assert_non_null(strstr(sp_buffer_text(&json), "\"a b\\u000aforged\""));
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    inspect_print(inventory, out);
+    fclose(out);
+    assert_non_null(strstr(text, "a b?forged (dm-0)"));
+    assert_non_null(strstr(text, "ENCRYPTED: LUKS1"));
+    assert_non_null(strstr(text, "opened by   keyslot 0"));
+    assert_null(strstr(text, "\nforged"));
+    assert_null(strchr(text, 0x1b));
+    free(text);
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
 static void a_loop_of_parents_ends(void **state)
 {
     struct tree *tree = *state;
@@ -514,6 +829,16 @@ int main(void)
         T(loop_devices_lie_on_what_holds_their_file),
         T(partitions_have_their_ids),
         T(the_digest_moves_with_the_storage_only),
+        T(tcrypt_and_filevault_are_seen_when_open),
+        T(luks_on_dm_integrity_and_a_file_system_on_dm_verity),
+        T(nested_encryption_is_seen_at_every_level),
+        T(the_legs_of_a_mirror_are_no_volumes),
+        T(a_clone_is_told_apart_and_said),
+        T(damage_is_a_finding),
+        T(what_cannot_be_read_is_said_and_the_rest_is_there),
+        T(a_thousand_devices),
+        T(devices_that_vanish_in_mid_scan),
+        T(names_with_blanks_and_newlines),
         T(a_loop_of_parents_ends),
         T(no_sysfs_is_an_error),
     };
