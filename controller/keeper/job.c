@@ -51,20 +51,49 @@ static void relay_stop(struct relay *relay)
     close(relay->own);
 }
 
-static void gate_enter(struct keeper *k, struct keeper_gate *gate)
+/* What deriving the key takes: of the one keyslot that is named, else of the dearest. The header
+ * says so, which a hostile guest wrote: it can make its own proof wait, since one may always run,
+ * and the prover's own limit stands in any case. */
+static uint64_t memory_of(const Sp__ProverJob *job)
+{
+    const Sp__ProverProof *p = job->kind_case == SP__PROVER_JOB__KIND_PROOF ? job->proof : NULL;
+    const Sp__HeaderFacts *header = p && p->volume ? p->volume->header : NULL;
+    uint64_t most = 0;
+    if (!header || p->header_opened_before ||
+        p->secret_type == SP__SECRET_TYPE__SECRET_TYPE_VOLUME_KEY)
+        return 0;
+    for (size_t i = 0; i < header->n_protectors; i++) {
+        const Sp__Protector *x = header->protectors[i];
+        if ((!p->protector_id[0] || strcmp(p->protector_id, x->id) == 0) &&
+            x->kdf_memory_kib > most)
+            most = x->kdf_memory_kib;
+    }
+    return most;
+}
+
+static bool is_full(const struct keeper_gate *gate, uint64_t memory_kib)
+{
+    return gate->running == gate->most || (gate->memory_kib && gate->memory_used_kib &&
+                                           (memory_kib > gate->memory_kib ||
+                                            gate->memory_used_kib > gate->memory_kib - memory_kib));
+}
+
+static void gate_enter(struct keeper *k, struct keeper_gate *gate, uint64_t memory_kib)
 {
     pthread_mutex_lock(&k->lock);
-    while (gate->running == gate->most)
+    while (is_full(gate, memory_kib))
         pthread_cond_wait(&gate->free, &k->lock);
     gate->running++;
+    gate->memory_used_kib += memory_kib;
     pthread_mutex_unlock(&k->lock);
 }
 
-static void gate_leave(struct keeper *k, struct keeper_gate *gate)
+static void gate_leave(struct keeper *k, struct keeper_gate *gate, uint64_t memory_kib)
 {
     pthread_mutex_lock(&k->lock);
     gate->running--;
-    pthread_cond_signal(&gate->free);
+    gate->memory_used_kib -= memory_kib;
+    pthread_cond_broadcast(&gate->free); /* they wait for different amounts */
     pthread_mutex_unlock(&k->lock);
 }
 
@@ -83,9 +112,10 @@ int job_run(struct keeper *k, struct keeper_gate *gate, const Sp__ProverJob *job
     int r = relay_start(&relay, reader_socket, &prover_side);
     if (r < 0)
         return sp_why_set(why, r, "the prover cannot be connected to the snapshot");
-    gate_enter(k, gate);
+    uint64_t memory_kib = memory_of(job);
+    gate_enter(k, gate, memory_kib);
     r = k->options.run(&options, job, prover_side, secret, &result, ret_volume_key, why);
-    gate_leave(k, gate);
+    gate_leave(k, gate, memory_kib);
     relay_stop(&relay);
     if (r == 0 && result->error != 0) {
         r = -abs(result->error);

@@ -35,6 +35,13 @@ static int open_some_kek(struct keeper *k, struct sp_why *why)
     return -ENOKEY;
 }
 
+/* Half of what the machine has. */
+static uint64_t memory_for_proofs_kib(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2048 : 0;
+}
+
 /* From the outside in: the KEK vouches for the sealing key, that one signed the journal, the
  * journal vouches for every row; only then are keys loaded. */
 static void unlock(struct keeper *k)
@@ -109,6 +116,7 @@ int keeper_open(const struct keeper_options *options, struct keeper **ret, struc
     pthread_cond_init(&k->proofs.free, NULL);
     pthread_cond_init(&k->looks.free, NULL);
     k->proofs.most = PROOFS_AT_ONCE;
+    k->proofs.memory_kib = memory_for_proofs_kib();
     k->looks.most = LOOKS_AT_ONCE;
     int r = nonces_init(&k->nonces);
     if (r == 0)

@@ -44,16 +44,18 @@ struct keeper_options {
     const char *state;  /* directory, made with mode 0700 when missing */
     const char *prover; /* program */
     struct kek_sources keks;
-    const struct sp_clock *clock; /* NULL: the system's */
-    keeper_run_fn *run;           /* NULL: proofs and looks are refused */
+    const struct sp_clock *clock;   /* NULL: the system's */
+    keeper_run_fn *run;             /* NULL: proofs and looks are refused */
     struct prover_nursery *nursery; /* NULL: each job starts a process of its own */
-    uint64_t destroy_wait_ms;     /* between the two requests that destroy a record; 0: 3 days */
+    uint64_t destroy_wait_ms;       /* between the two requests that destroy a record; 0: 3 days */
 };
 
-/* A bounded number of provers at once: each may take 1 GiB for argon2id. */
+/* A bounded number of provers at once, and a bound on the memory that their key derivations take
+ * together: argon2id takes 1 GiB and more. One alone may always run. */
 struct keeper_gate {
     pthread_cond_t free;
     unsigned running, most;
+    uint64_t memory_kib, memory_used_kib; /* memory_kib 0: no bound */
 };
 
 struct keeper {

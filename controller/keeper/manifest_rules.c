@@ -228,6 +228,21 @@ static bool is_excepted_unopened(const Sp__Manifest *m, const char *volume_id)
            is_excepted(m, SP__REASON__REASON_CONVERSION_IN_PROGRESS, volume_id);
 }
 
+/* BitLocker, suspended, with nothing that escrow could hold: the key in the header was proved, and
+ * an admin has accepted that it lies there. */
+static bool is_accepted_clear_key(const struct judged *j, const char *volume_id)
+{
+    for (size_t i = 0; i < j->count; i++) {
+        const Sp__ProofStatement *s = j->statements[i];
+        if (strcmp(s->volume_id, volume_id) == 0 && !s->record &&
+            s->kind == SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER &&
+            s->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS &&
+            s->level >= SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT && s->n_sectors > 0)
+            return is_excepted(j->manifest, SP__REASON__REASON_PROTECTION_SUSPENDED, volume_id);
+    }
+    return false;
+}
+
 static bool needs_proof(const Sp__Volume *v)
 {
     return v->kind != SP__VOLUME_KIND__VOLUME_KIND_CLEAR && !v->ephemeral;
@@ -251,7 +266,7 @@ static int check_snapshot_volumes(const struct judged *j, struct sp_why *why)
     for (size_t i = 0; i < m->n_volumes; i++) {
         const Sp__Volume *v = m->volumes[i];
         if (needs_proof(v) && !manifest_opening(j, v->volume_id) &&
-            !is_excepted_unopened(m, v->volume_id))
+            !is_accepted_clear_key(j, v->volume_id) && !is_excepted_unopened(m, v->volume_id))
             return sp_why_set(why, -ESTALE,
                               "no proof opens the volume %.100s, so the point is not valid",
                               v->volume_id);

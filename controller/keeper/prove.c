@@ -114,8 +114,8 @@ static int take(struct proving *p, const Sp__EscrowRecord *e, Sp__ProverFinding 
                 const char *carried_from)
 {
     Sp__ProofStatement *s = p->statement;
-    Sp__EscrowRecord *record = (Sp__EscrowRecord *)sp_message_copy(&e->base);
-    if (!record)
+    Sp__EscrowRecord *record = e ? (Sp__EscrowRecord *)sp_message_copy(&e->base) : NULL;
+    if (e && !record)
         return -ENOMEM;
     if (s->record)
         sp__escrow_record__free_unpacked(s->record, NULL);
@@ -170,18 +170,26 @@ static int run_prover(struct proving *p, const Sp__EscrowRecord *e, Sp__SecretTy
     Sp__ProverProof proof = SP__PROVER_PROOF__INIT;
     Sp__ProverJob job = SP__PROVER_JOB__INIT;
 
-    proof.volume = p->ask->volume;
+    /* The prover compares with the id that the header gives: a clone's is the original's. */
+    char base[VOLUME_ID_BYTES];
+    Sp__Volume volume = *p->ask->volume;
+    volume.volume_id = sp_volume_id_base(volume.volume_id, base);
+    proof.volume = &volume;
     proof.disks = p->ask->disks;
     proof.n_disks = p->ask->n_disks;
     proof.header = p->ask->header;
     proof.secret_type = type;
-    proof.plain = e->plain;
-    proof.protector_id = e->protector_id;
+    if (e) {
+        proof.plain = e->plain;
+        proof.protector_id = e->protector_id;
+    }
     proof.expected = p->ask->expected;
     proof.header_opened_before = opened_before;
     job.kind_case = SP__PROVER_JOB__KIND_PROOF;
     job.proof = &proof;
-    int r = job_run(p->k, &p->k->proofs, &job, p->reader, secret, ret, ret_volume_key, why);
+    /* What was proved before takes no key derivation, and does not wait for those that do. */
+    struct keeper_gate *gate = opened_before ? &p->k->looks : &p->k->proofs;
+    int r = job_run(p->k, gate, &job, p->reader, secret, ret, ret_volume_key, why);
     if (r == 0 && (*ret)->kind_case != SP__PROVER_RESULT__KIND_FINDING)
         r = sp_why_set(why, -EPROTO, "the prover answered something else than a finding");
     if (r == 0 && set_roots(p->ask, (*ret)->finding) < 0)
@@ -290,13 +298,53 @@ static int try_all(struct proving *p, Sp__EscrowRecord *const *records, size_t c
     return r < 0 ? r : 0;
 }
 
+/* ---- no record: a BitLocker key that lies in the clear ---- */
+
+/* A suspended volume opens without any escrow. That is proved too, with no record: evidence that
+ * the data can be had, while the finding PROTECTION_SUSPENDED says at what price. Only where the
+ * volume has nothing that escrow could hold: it must not hide that a key is missing or wrong. 1:
+ * opens, 0: not, or there is no such key. */
+static int try_clear_key(struct proving *p)
+{
+    SP_CLEANUP(result) Sp__ProverResult *result = NULL;
+    SP_SECRET struct sp_secret *volume_key = NULL; /* not kept: it belongs to no record */
+    const Sp__HeaderFacts *header = p->ask->volume->header;
+    struct sp_why why = {""};
+    if (p->ask->volume->kind != SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER || !header ||
+        !header->protection_suspended)
+        return 0;
+    int r = run_prover(p, NULL, SP__SECRET_TYPE__SECRET_TYPE_UNSPECIFIED, NULL, false, &result,
+                       &volume_key, &why);
+    if (r < 0)
+        return r == -ENOMEM ? r : 0;
+    judge(p, result->finding);
+    if (result->finding->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+        return 0;
+    r = take(p, NULL, result->finding, "");
+    return r < 0 ? r : 1;
+}
+
+static bool can_be_held(Sp__ProtectorType type)
+{
+    switch (type) {
+    case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_CLEAR_KEY:
+    case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_TPM:
+    case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_TPM_PIN:
+    case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_TPM_STARTUP_KEY:
+    case SP__PROTECTOR_TYPE__PROTECTOR_TYPE_SMART_CARD:
+        return false;
+    default:
+        return true;
+    }
+}
+
 static bool has_usable_protector(const Sp__Volume *v)
 {
     if (!v->header || v->header->n_protectors == 0)
         return true; /* not known: nothing is claimed */
     for (size_t i = 0; i < v->header->n_protectors; i++) {
         const Sp__Protector *x = v->header->protectors[i];
-        if (x->usable && x->type != SP__PROTECTOR_TYPE__PROTECTOR_TYPE_TPM)
+        if (x->usable && can_be_held(x->type))
             return true;
     }
     return false;
@@ -423,6 +471,9 @@ int keeper_prove(struct keeper *k, const Sp__KeeperRequest *request, int fd,
     pthread_mutex_unlock(&k->lock);
     if (r == 0)
         r = count > 0 ? try_all(&p, records, count) : without_records(&p);
+    if (r == 0 && statement->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR)
+        r = try_clear_key(&p);
+    r = r < 0 ? r : 0;
     records_free(records, count);
     if (r == 0) {
         out->prove = MESSAGE_NEW(Sp__ProveResponse, sp__prove_response__init);
