@@ -5,8 +5,8 @@
 #include <string.h>
 
 /* Relays a signed call; the keeper's packed result becomes the answer. */
-static int execute(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
-                   const char *what, ProtobufCMessage **ret, struct sp_why *why)
+int api_execute(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
+                const char *what, ProtobufCMessage **ret, struct sp_why *why)
 {
     const Sp__SignedCall *asked = (const void *)request;
     const struct rpc_method *method = rpc_method_of(call);
@@ -37,7 +37,7 @@ static int execute(struct api *api, struct rpc_call *call, const ProtobufCMessag
     int name(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,              \
              ProtobufCMessage **ret, struct sp_why *why)                                           \
     {                                                                                              \
-        return execute(api, call, request, what, ret, why);                                        \
+        return api_execute(api, call, request, what, ret, why);                                    \
     }
 
 SIGNED_METHOD(api_create_token, "token.created")
@@ -46,6 +46,9 @@ SIGNED_METHOD(api_add_user, "user.added")
 SIGNED_METHOD(api_revoke_user, "user.revoked")
 SIGNED_METHOD(api_revoke_machine, "machine.revoked")
 SIGNED_METHOD(api_approve_machine, "machine.approved")
+SIGNED_METHOD(api_destroy_key, "key.destroy")
+SIGNED_METHOD(api_add_kek, "kek.added")
+SIGNED_METHOD(api_remove_kek, "kek.removed")
 
 int api_list_tokens(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                     ProtobufCMessage **ret, struct sp_why *why)

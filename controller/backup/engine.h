@@ -117,6 +117,9 @@ Sp__ProofStatement *engine_statement(struct engine *, const Sp__Signed *, const 
  * it was sealed with, and for each encrypted volume a proof of the keeper or an admin's exception.
  */
 bool engine_manifest_holds(struct engine *, const Sp__Manifest *, bool sealed);
+/* Shows every manifest of every vault to the keeper, whose pins are rebuilt by them. What could not
+ * be read is in out->unread. */
+int engine_show_manifests(struct engine *, Sp__ReconcileResponse *out, struct sp_why *why);
 /* Compares catalog, keystore and vault; *each* gets progress and problems. */
 int engine_check_vault(struct engine *, const char *name, bool read_data,
                        int (*each)(void *arg, const Sp__CheckProgress *), void *arg,

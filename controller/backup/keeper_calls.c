@@ -46,6 +46,7 @@ int keeper_pin(struct engine *e, const char *machine_id, const char *point_id,
     Sp__PinRequest pin = SP__PIN_REQUEST__INIT;
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
+    witness_machine(e, machine_id);
     pin.machine_id = (char *)machine_id;
     pin.point_id = (char *)point_id;
     pin.volume_ids = (char **)volume_ids;

@@ -222,6 +222,8 @@ static void tidy_vaults(struct engine *e)
         /* A catalog that is older than the vault (restored, say) learns what it missed. */
         if (v == 0)
             v = vaults_adopt(e, vault, ids.at[i], ids.at[i]);
+        if (v == 0)
+            witness_vault(e, ids.at[i]);
         /* A vault that is away may come back; its points are safe as they are. */
         if (v < 0)
             sp_log_error("vault not tidied", v, &why, "vault", ids.at[i], NULL);

@@ -12,6 +12,7 @@
  *   recover.c   after a start
  *   retry.c     again, for what nobody could answer
  *   vaults.c    open vaults, their keys, adopting and checking
+ *   witness.c   manifests shown to the keeper
  *   keeper_calls.c  the questions to the keeper */
 #ifndef SEALPOINT_BACKUP_RUN_H
 #define SEALPOINT_BACKUP_RUN_H
@@ -144,6 +145,11 @@ void verify_work(void *arg);
 /* ---- vaults.c ---- */
 /* Takes points of the vault that the catalog does not know into it. */
 int vaults_adopt(struct engine *, struct vault *, const char *vault_id, const char *name);
+
+/* ---- witness.c ---- */
+/* Show the newest manifest to the keeper, which notices an old keystore by it. */
+void witness_vault(struct engine *, const char *vault_id);
+void witness_machine(struct engine *, const char *machine_id);
 
 /* ---- retry.c ---- */
 void retry_forget(struct engine *);

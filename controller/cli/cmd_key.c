@@ -13,6 +13,7 @@ struct wanted {
     Sp__SecretType type;
     const struct sp_secret *secret;
     Sp__PlainParameters plain; /* cipher empty: none given */
+    bool pending;
 };
 
 /* A volume of the machine by id, device or mapped name; NULL: not in the inventory. */
@@ -90,6 +91,7 @@ static int import_one(struct cli *cli, const Sp__KeeperKeys *keys, struct wanted
     key.protector_id = CLI_TEXT(w->protector);
     key.note = CLI_TEXT(w->note);
     key.material = box;
+    key.pending = w->pending;
     request.keys = list;
     request.n_keys = 1;
     CLI_MESSAGE Sp__ImportKeysResponse *answer = NULL;
@@ -259,7 +261,7 @@ struct import_words {
     const char *passphrase_file, *key_file, *volume_key_file, *recovery_file, *csv, *protector,
         *note;
     const char *cipher, *key_size, *hash, *offset, *skip, *sector_size;
-    bool passphrase;
+    bool passphrase, pending;
 };
 
 static int secret_of_words(const struct import_words *w, Sp__SecretType *type,
@@ -329,6 +331,8 @@ int cmd_key_import(struct cli *cli, const struct cli_command *c, int argc, char 
         {"protector", "ID", "the keyslot or protector it opens (all are tried)", &w.protector, NULL,
          NULL},
         {"note", "TEXT", "kept with the record; no secret", &w.note, NULL, NULL},
+        {"pending", NULL, "earlier keys stay active until a backup has proved this one", NULL,
+         &w.pending, NULL},
         {"cipher", "SPEC", "plain dm-crypt: aes-xts-plain64", &w.cipher, NULL, NULL},
         {"key-size", "BITS", "plain dm-crypt", &w.key_size, NULL, NULL},
         {"hash", "NAME", "plain dm-crypt: hash of a passphrase", &w.hash, NULL, NULL},
@@ -348,7 +352,8 @@ int cmd_key_import(struct cli *cli, const struct cli_command *c, int argc, char 
     struct wanted wanted = {.machine = argv[0],
                             .volume = argv[1],
                             .protector = w.protector ? w.protector : "",
-                            .note = w.note ? w.note : ""};
+                            .note = w.note ? w.note : "",
+                            .pending = w.pending};
     SP_SECRET struct sp_secret *secret = NULL;
     r = plain_of_words(&w, &wanted.plain);
     if (r == CLI_OK)
@@ -374,9 +379,9 @@ int cmd_key_list(struct cli *cli, const struct cli_command *c, int argc, char **
     int r = cli_call(cli, "Keys/List", &request.base, &answer);
     if (r != CLI_OK || cli->json)
         return r == CLI_OK ? cli_print_json(&answer->base) : r;
-    struct cli_table *t =
-        cli_table_new((const char *const[]){"MACHINE", "VOLUME", "PROTECTOR", ">GENERATION", "TYPE",
-                                            "STATE", ">PINS", "CREATED", "BY", NULL});
+    struct cli_table *t = cli_table_new(
+        (const char *const[]){"RECORD", "MACHINE", "VOLUME", "PROTECTOR", ">GENERATION", "TYPE",
+                              "STATE", ">PINS", "CREATED", "BY", NULL});
     for (size_t i = 0; t && i < answer->n_records; i++) {
         const Sp__EscrowRecord *k = answer->records[i];
         char generation[16], pins[16], type[48], state[48], created[24];
@@ -385,7 +390,7 @@ int cmd_key_list(struct cli *cli, const struct cli_command *c, int argc, char **
         cli_enum_text(&sp__secret_type__descriptor, (int)k->secret_type, "SECRET_TYPE_", type);
         cli_enum_text(&sp__record_state__descriptor, (int)k->state, "RECORD_STATE_", state);
         cli_table_row(t, (const char *const[]){
-                             k->machine_id, k->volume_id,
+                             k->record_id, k->machine_id, k->volume_id,
                              *k->protector_id ? k->protector_id : "any", generation, type, state,
                              pins, cli_time_text(k->created_unix_ms, created), k->created_by});
     }

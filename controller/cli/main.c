@@ -59,6 +59,37 @@ static const struct cli_command commands[] = {
      "You must be a custodian. The request is signed with your key, the answer is sealed to this\n"
      "call, the keeper's audit says who and why.\n",
      cmd_key_release},
+    {"key", "show", "RECORD", "One key's history and everything that it opens", "", cmd_key_show},
+    {"key", "compromise", "RECORD", "Say that somebody else may have a key",
+     "The key stays in escrow, since points rest on it. What it opens is listed; only "
+     "re-encryption\n"
+     "ends that: whoever held key and header once may hold the volume key.\n",
+     cmd_key_compromise},
+    {"key", "destroy", "RECORD", "Destroy a key that no kept point rests on",
+     "The first time starts a waiting time (keystore.destroy_wait, 3 days), the same command after "
+     "it\n"
+     "destroys. Both are signed and audited. Keystore copies in vaults and exports keep what they\n"
+     "hold until they go.\n",
+     cmd_key_destroy},
+    {"kek", "list", "", "What the keystore can be opened with", "", cmd_kek_list},
+    {"kek", "add", "KIND", "Wrap all keys for one more KEK",
+     "KIND is scrypt (a passphrase file), key-file, credential or pkcs11: first name it in\n"
+     "keeper.conf on the keeper's host and restart the keeper; its material never leaves that "
+     "host.\n"
+     "Or recovery-kit: a new kit takes the place of the old one and is printed once.\n",
+     cmd_kek_add},
+    {"kek", "remove", "KEK", "Take a KEK away", "", cmd_kek_remove},
+    {"keystore", "check", "", "Decrypt and verify all that the keystore holds", "",
+     cmd_keystore_check},
+    {"keystore", "export", "FILE", "The whole keystore in one file, encrypted to the recovery kit",
+     "'sealpoint-keeper --import FILE --recovery-kit KITFILE' restores it on another host.\n",
+     cmd_keystore_export},
+    {"keystore", "reconcile", "",
+     "Rebuild the pins from the vaults, after an old keystore came back",
+     "Until then nothing is destroyed. Records that points rest on and that this keystore lacks "
+     "are\n"
+     "listed: a newer copy of the keystore, in a vault or an export, has them.\n",
+     cmd_keystore_reconcile},
     {"point", "list", "[MACHINE]", "The recovery points", "", cmd_point_list},
     {"point", "show", "POINT", "One point: verdict, reasons, which key opens which volume", "",
      cmd_point_show},

@@ -58,8 +58,8 @@ static int log_in(PKCS11_SLOT *slot, const struct kek_sources *s, const struct s
     memcpy(sp_secret_data(text), sp_secret_data(pin), size);
     sp_secret_data(text)[size] = 0;
     if (PKCS11_login(slot, 0, (const char *)sp_secret_data(text)) < 0)
-        return sp_why_set(why, -EKEYREJECTED, "the token '%s' refuses the PIN in %s",
-                          s->pkcs11_token, s->pkcs11_pin_file);
+        return sp_why_set(why, -EACCES, "the token '%s' refuses the PIN in %s", s->pkcs11_token,
+                          s->pkcs11_pin_file);
     return 0;
 }
 

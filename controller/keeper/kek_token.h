@@ -6,7 +6,7 @@
  * RSA private key never leaves the token; a session lasts for one call.
  *
  * Any thread, one at a time. Errors of both: -ENODEV no module, token or key of that name;
- * -EKEYREJECTED the token refuses the PIN; -EIO it fails otherwise. */
+ * -EACCES the token refuses the PIN; -EIO it fails otherwise. */
 #ifndef SEALPOINT_KEEPER_KEK_TOKEN_H
 #define SEALPOINT_KEEPER_KEK_TOKEN_H
 

@@ -49,7 +49,7 @@ static const struct rpc_method rows[] = {
     ROW("Keys/AddKek", signed_call, add_kek_response, UNARY, ADMIN),
     ROW("Keys/RemoveKek", signed_call, done, UNARY, ADMIN),
     ROW("Keys/CheckKeystore", check_keystore_request, check_keystore_response, UNARY, OPERATOR),
-    ROW("Keys/ExportKeystore", signed_call, keystore_export, UNARY, ADMIN),
+    ROW("Keys/ExportKeystore", signed_call, keystore_export, SERVER_STREAM, ADMIN),
     ROW("Keys/Reconcile", signed_call, reconcile_response, UNARY, ADMIN),
 
     ROW("Fleet/ListMachines", list_machines_request, list_machines_response, UNARY, VIEWER),
