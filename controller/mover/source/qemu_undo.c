@@ -89,6 +89,12 @@ static bool any_records(json_object *bitmaps)
     return false;
 }
 
+/* Inconsistent: QEMU died with it, and what it missed is not known. */
+static bool is_lost(json_object *bitmap, bool chain)
+{
+    return qmp_flag(bitmap, "inconsistent") || (!qmp_flag(bitmap, "recording") && !chain);
+}
+
 bool qemu_bitmap_is_whole(json_object *nodes, const char *node, const char *bitmap,
                           const char **ret_why)
 {
@@ -121,8 +127,7 @@ int qemu_bitmaps_prepare(struct qmp *q, json_object *nodes, const char *node, st
         int r = 0;
         if (!is_bitmap(b, &name))
             continue;
-        /* Inconsistent: QEMU died with it. What it missed is not known. */
-        if (qmp_flag(b, "inconsistent") || (!qmp_flag(b, "recording") && !chain))
+        if (is_lost(b, chain))
             r = bitmap_call(q, "block-dirty-bitmap-remove", node, name, why);
         else if (!qmp_flag(b, "recording"))
             r = catch_up(q, bitmaps, node, name, why);
@@ -132,25 +137,33 @@ int qemu_bitmaps_prepare(struct qmp *q, json_object *nodes, const char *node, st
     return 0;
 }
 
-static int others(struct qmp *q, const char *command, json_object *nodes, const char *node,
-                  const char *keep, struct sp_why *why)
+static int remove_others(struct qmp *q, json_object *nodes, const char *node, const char *keep,
+                         struct sp_why *why)
 {
     json_object *bitmaps = qmp_get_array(qemu_node(nodes, node), "dirty-bitmaps");
-    for (size_t i = 0; i < qmp_length(bitmaps); i++) {
+    int r = 0;
+    for (size_t i = 0; !r && i < qmp_length(bitmaps); i++) {
         const char *name;
-        if (!is_bitmap(qmp_at(bitmaps, i), &name) || !strcmp(name, keep))
-            continue;
-        int r = bitmap_call(q, command, node, name, why);
-        if (r)
-            return r;
+        if (is_bitmap(qmp_at(bitmaps, i), &name) && strcmp(name, keep) != 0)
+            r = bitmap_call(q, "block-dirty-bitmap-remove", node, name, why);
     }
-    return 0;
+    return r;
 }
 
+/* `nodes` are from before qemu_bitmaps_prepare(), which has removed the lost ones. */
 int qemu_bitmaps_disable_others(struct qmp *q, json_object *nodes, const char *node,
                                 const char *keep, struct sp_why *why)
 {
-    return others(q, "block-dirty-bitmap-disable", nodes, node, keep, why);
+    json_object *bitmaps = qmp_get_array(qemu_node(nodes, node), "dirty-bitmaps");
+    bool chain = any_records(bitmaps);
+    int r = 0;
+    for (size_t i = 0; !r && i < qmp_length(bitmaps); i++) {
+        const char *name;
+        if (is_bitmap(qmp_at(bitmaps, i), &name) && strcmp(name, keep) != 0 &&
+            !is_lost(qmp_at(bitmaps, i), chain))
+            r = bitmap_call(q, "block-dirty-bitmap-disable", node, name, why);
+    }
+    return r;
 }
 
 static int undo_bitmaps(struct qmp *q, const char *tag, bool transferred, struct sp_why *why)
@@ -177,7 +190,7 @@ static int undo_bitmaps(struct qmp *q, const char *tag, bool transferred, struct
         if (!here || qemu_is_ours(node, 0, NULL))
             continue;
         if (transferred) {
-            r = others(q, "block-dirty-bitmap-remove", nodes, node, mine, why);
+            r = remove_others(q, nodes, node, mine, why);
         } else {
             r = qemu_bitmaps_prepare(q, nodes, node, why);
             r = r ? r : bitmap_call(q, "block-dirty-bitmap-remove", node, mine, why);

@@ -448,7 +448,8 @@ struct untidy {
 
 static int judge_name(void *arg, const char *name, uint64_t bytes)
 {
-    static const char *const others[] = {"keystore/", "journals/", "keys/"};
+    static const char *const others[] = {"keystore/", "journals/", "keys/", "holds/",
+                                         "deleted/"};
     struct untidy *u = arg;
     uint8_t id[PACK_ID_BYTES];
     struct manifest_name manifest;
@@ -497,7 +498,7 @@ static int check_tidy(struct check *c)
 {
     struct untidy u = {.check = c};
     int r = c->vault->backend->list(c->vault->self, "", judge_name, &u);
-    if (r == 0 && u.temporary > 0 && atomic_load(&c->vault->writers) == 0)
+    if (r == 0 && u.temporary > 0 && atomic_load(&c->vault->shared->writers) == 0)
         r = report_add(&c->report, false, "%llu temporary objects are left over",
                        (unsigned long long)u.temporary);
     if (r >= 0 && u.foreign > 0)

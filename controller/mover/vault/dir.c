@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -26,16 +27,92 @@ enum {
     MOST_DEPTH = 4,
 };
 
+/* A vault that this process has open, once or more. */
+struct owned {
+    struct owned *next;
+    dev_t device;
+    ino_t inode;
+    unsigned refs;
+    int fd; /* of the directory; holds the flock */
+};
+
+static pthread_mutex_t owned_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct owned *all_owned; /* under owned_lock */
+
 struct dir {
-    int fd; /* of the vault's directory; holds the flock */
+    struct owned *owned;
+    int fd; /* of the vault's directory */
     char *path;
 };
+
+static void disown(struct owned *o)
+{
+    if (!o)
+        return;
+    pthread_mutex_lock(&owned_lock);
+    if (--o->refs == 0) {
+        struct owned **at = &all_owned;
+        while (*at != o)
+            at = &(*at)->next;
+        *at = o->next;
+        close(o->fd);
+        free(o);
+    }
+    pthread_mutex_unlock(&owned_lock);
+}
+
+/* With owned_lock. */
+static int own_new(int dirfd, const struct stat *st, struct owned **ret)
+{
+    struct owned *o = calloc(1, sizeof *o);
+    if (!o)
+        return -ENOMEM;
+    *o = (struct owned){all_owned, st->st_dev, st->st_ino, 0,
+                        openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (o->fd < 0 || flock(o->fd, LOCK_EX | LOCK_NB) < 0) {
+        int r = errno == EWOULDBLOCK ? -EBUSY : -errno;
+        if (o->fd >= 0)
+            close(o->fd);
+        free(o);
+        return r;
+    }
+    all_owned = o;
+    *ret = o;
+    return 0;
+}
+
+/* Two controllers on one vault would each remove what the other relies on: one process at a time.
+ */
+static int own(struct dir *d, struct sp_why *why)
+{
+    struct stat st;
+    if (fstat(d->fd, &st) < 0)
+        return -errno;
+    pthread_mutex_lock(&owned_lock);
+    struct owned *o = all_owned;
+    while (o && (o->device != st.st_dev || o->inode != st.st_ino))
+        o = o->next;
+    int r = o ? 0 : own_new(d->fd, &st, &o);
+    if (r == 0) {
+        o->refs++;
+        d->owned = o;
+    }
+    pthread_mutex_unlock(&owned_lock);
+    if (r == -EBUSY)
+        return sp_why_set(why, r,
+                          "another controller uses the vault in '%s': stop it first, or give this "
+                          "one a vault of its own",
+                          d->path);
+    return r < 0 ? sp_why_set(why, r, "cannot lock the vault in '%s': %s", d->path, strerror(-r))
+                 : 0;
+}
 
 static void dir_close(void *self)
 {
     struct dir *d = self;
     if (!d)
         return;
+    disown(d->owned);
     if (d->fd >= 0)
         close(d->fd);
     free(d->path);
@@ -93,26 +170,12 @@ static int dir_open(const Sp__VaultConfig *config, bool create, void **ret_self,
     }
     if (create && (r = check_empty(d->fd, path, why)) < 0)
         goto out;
-    if (flock(d->fd, LOCK_SH | LOCK_NB) < 0) {
-        r = sp_why_set(why, -EBUSY, "another process is tidying the vault in '%s'", path);
+    if ((r = own(d, why)) < 0)
         goto out;
-    }
     *ret_self = d;
     return 0;
 out:
     dir_close(d);
-    return r;
-}
-
-static int dir_claim(void *self, bool exclusive)
-{
-    struct dir *d = self;
-    if (flock(d->fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
-        return 0;
-    int r = errno == EWOULDBLOCK ? -EBUSY : -errno;
-    /* A conversion that fails may have given the old lock up (flock(2)). */
-    if (exclusive)
-        (void)flock(d->fd, LOCK_SH);
     return r;
 }
 
@@ -489,7 +552,6 @@ const struct vault_backend vault_dir = {
     .kind = SP__VAULT_CONFIG__KIND_DIRECTORY,
     .open = dir_open,
     .close = dir_close,
-    .claim = dir_claim,
     .put = dir_put,
     .get = dir_get,
     .size = dir_size,

@@ -375,7 +375,7 @@ static int find_in_table(struct vault_index *x, const uint8_t *address, unsigned
             memcmp(e.address, address, VAULT_ADDRESS_BYTES))
             continue;
         if ((*nth)-- == 0) {
-            *ret = (struct vault_location){number, e};
+            *ret = (struct vault_location){number, slot & ((1u << ENTRY_BITS) - 1), e};
             return 0;
         }
     }
@@ -409,7 +409,7 @@ static int find_unindexed(struct vault_index *x, const uint8_t *address, unsigne
                !memcmp(e.address, address, VAULT_ADDRESS_BYTES);
              low++) {
             if ((*nth)-- == 0) {
-                *ret = (struct vault_location){i, e};
+                *ret = (struct vault_location){i, low, e};
                 return 0;
             }
         }

@@ -15,7 +15,8 @@ struct vault_index;
 enum { INDEX_MOST_SLOTS = 1 << 27 }; /* 1 GiB of table: some 6 TiB of different data */
 
 struct vault_location {
-    uint32_t pack; /* number within the index, never used again for another pack */
+    uint32_t pack;   /* number within the index, never used again for another pack */
+    uint32_t number; /* of the entry within the pack */
     struct pack_entry entry;
 };
 

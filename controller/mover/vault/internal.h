@@ -9,7 +9,7 @@
  *   walk.c    every chunk of a map         journal.c       what unfinished backups rely on
  *   sweep.c   removes what nobody needs    manifest.c  check.c
  *
- * Lock order: vault.sweep, then writer, then store, then index. */
+ * Lock order: shared tidy, shared sweep, then writer, then store, then index. */
 #ifndef SEALPOINT_VAULT_INTERNAL_H
 #define SEALPOINT_VAULT_INTERNAL_H
 
@@ -31,16 +31,25 @@ enum {
 
 extern const struct vault_backend vault_dir;
 
+/* What all handles of one vault in this process share; nobody else has it open. */
+struct vault_shared {
+    struct vault_shared *next;
+    char id[37];
+    unsigned refs;
+    /* Shared: from looking a chunk up until its pack is journaled, and while a manifest is
+     * checked and put. Exclusive: while packs are removed. */
+    pthread_rwlock_t sweep;
+    pthread_mutex_t tidy; /* one gc, recovery or removal at a time; before `sweep` */
+    atomic_uint writers;
+};
+
 struct vault {
     const struct vault_backend *backend;
     void *self; /* of the back end */
     char id[37];
     struct vault_keys *keys; /* NULL: opened without key */
     struct vault_index *index;
-    /* Shared: from looking a chunk up until its pack is journaled, and while a manifest is
-     * checked and put. Exclusive: while packs are removed. */
-    pthread_rwlock_t sweep;
-    atomic_uint writers;
+    struct vault_shared *shared;
     pthread_mutex_t lock;
     bool key_recorded;              /* under lock: keys/<id> is durable */
     struct vault_set durable_roots; /* under lock: roots that this process made durable */

@@ -368,12 +368,12 @@ int vault_put_manifest(struct vault *v, const Sp__Signed *signed_manifest, struc
     struct manifest_name again;
     if (r == 0 && manifest_name_parse(text, &again) < 0)
         r = sp_why_set(why, -EINVAL, "the manifest's revision %u is out of range", m->revision);
-    pthread_rwlock_rdlock(&v->sweep);
+    pthread_rwlock_rdlock(&v->shared->sweep);
     if (r == 0)
         r = check_durable(v, m, why);
     if (r == 0)
         r = v->backend->put(v->self, text, &(struct sp_bytes){data, size}, 1, why);
-    pthread_rwlock_unlock(&v->sweep);
+    pthread_rwlock_unlock(&v->shared->sweep);
     sp__manifest__free_unpacked(m, NULL);
     sp__signed__free_unpacked(sealed, NULL);
     return r;

@@ -64,11 +64,13 @@ int vault_fetch(struct vault *v, struct vault_coder *coder, enum map_kind kind,
                 struct sp_why *why)
 {
     int r = fetch_known(v, coder, kind, address, out, ret_size, why);
-    if (r == -ENOENT) {
-        /* Another process may have written it since the packs were listed. */
+    if (r == -ENOENT || r == -EBADMSG) {
+        /* Somebody may have written it since the packs were listed, or moved it to another one. */
+        int first = r;
         r = vault_index_refresh(v->index, why);
         if (r == 0)
             r = fetch_known(v, coder, kind, address, out, ret_size, why);
+        r = r == -ENOENT ? first : r;
     }
     if (r == -ENOENT)
         return sp_why_set(why, -EBADMSG,

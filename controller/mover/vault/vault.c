@@ -178,6 +178,47 @@ static int load_descriptor(struct vault *v, struct sp_why *why)
     return parse_descriptor((const char *)text, size, v->id, why);
 }
 
+/* ---- what handles share ---- */
+
+static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct vault_shared *all_shared; /* under shared_lock */
+
+static struct vault_shared *share(const char id[37])
+{
+    pthread_mutex_lock(&shared_lock);
+    struct vault_shared *s = all_shared;
+    while (s && strcmp(s->id, id))
+        s = s->next;
+    if (!s && (s = calloc(1, sizeof *s))) {
+        snprintf(s->id, sizeof s->id, "%s", id);
+        pthread_rwlock_init(&s->sweep, NULL);
+        pthread_mutex_init(&s->tidy, NULL);
+        s->next = all_shared;
+        all_shared = s;
+    }
+    if (s)
+        s->refs++;
+    pthread_mutex_unlock(&shared_lock);
+    return s;
+}
+
+static void let_go(struct vault_shared *s)
+{
+    if (!s)
+        return;
+    pthread_mutex_lock(&shared_lock);
+    if (--s->refs == 0) {
+        struct vault_shared **at = &all_shared;
+        while (*at != s)
+            at = &(*at)->next;
+        *at = s->next;
+        pthread_rwlock_destroy(&s->sweep);
+        pthread_mutex_destroy(&s->tidy);
+        free(s);
+    }
+    pthread_mutex_unlock(&shared_lock);
+}
+
 /* ---- the key ---- */
 
 struct key_search {
@@ -243,7 +284,6 @@ int vault_open(const Sp__VaultConfig *config, const char *id, const struct sp_se
     if (!v)
         return -ENOMEM;
     v->backend = backend;
-    pthread_rwlock_init(&v->sweep, NULL);
     pthread_mutex_init(&v->lock, NULL);
     int r = backend->open(config, false, &v->self, why);
     if (r < 0)
@@ -253,6 +293,11 @@ int vault_open(const Sp__VaultConfig *config, const char *id, const struct sp_se
         goto fail;
     if (id && strcmp(id, v->id)) {
         r = sp_why_set(why, -EINVAL, "there is another vault than expected: %s, not %s", v->id, id);
+        goto fail;
+    }
+    v->shared = share(v->id);
+    if (!v->shared) {
+        r = -ENOMEM;
         goto fail;
     }
     if (key) {
@@ -288,7 +333,7 @@ void vault_close(struct vault *v)
     vault_set_free(&v->durable_roots);
     if (v->self)
         v->backend->close(v->self);
-    pthread_rwlock_destroy(&v->sweep);
+    let_go(v->shared);
     pthread_mutex_destroy(&v->lock);
     free(v);
 }

@@ -15,6 +15,7 @@
 #include "base/why.h"
 #include <sealpoint/v1/backup.pb-c.h>
 #include <sealpoint/v1/types.pb-c.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,11 +32,9 @@ struct vault_reader;
 struct vault_backend {
     const char *name; /* "dir" */
     Sp__VaultConfig__KindCase kind;
+    /* Keeps other processes out for as long as this one has it open, however often: -EBUSY. */
     int (*open)(const Sp__VaultConfig *, bool create, void **ret_self, struct sp_why *why);
     void (*close)(void *self);
-    /* Other processes that have the vault open are kept out (exclusive) or let in again. open()
-     * gives a shared claim. -EBUSY. */
-    int (*claim)(void *self, bool exclusive);
     /* Durable when it returns 0; never replaces (-EEXIST). Data is gathered from `parts`. */
     int (*put)(void *self, const char *name, const struct sp_bytes *parts, size_t count,
                struct sp_why *why);
@@ -116,6 +115,46 @@ int vault_put_keystore_copy(struct vault *, uint64_t epoch, const void *data, si
                             char ret_name[128], struct sp_why *why);
 /* Ends a backup's journal: `kept` after its manifest is durable, else its new chunks may go. */
 int vault_end_journal(struct vault *, const char *point_id, bool kept);
+
+/* ---- what keeps and removes points ---- */
+
+enum vault_mark_kind { VAULT_HOLD, VAULT_DELETION };
+struct vault_mark {
+    uint64_t unix_ms; /* of a clock that does not jump: see the caller of vault_gc() */
+    char who[128], why[512];
+};
+/* Legal hold: until it is taken away, nothing removes the point. -ENOENT no such point, -EEXIST. */
+int vault_hold(struct vault *, const char *machine_id, const char *point_id,
+               const struct vault_mark *, struct sp_why *why);
+/* Soft deletion: vault_gc() removes the point VAULT_GRACE_MS later. -EPERM, with why: it is held,
+ * locked, the machine's newest copy or its last valid point. */
+int vault_delete_point(struct vault *, const char *machine_id, const char *point_id,
+                       const struct vault_mark *, struct sp_why *why);
+/* Takes a mark away. -ENOENT. */
+int vault_unmark(struct vault *, enum vault_mark_kind, const char *machine_id,
+                 const char *point_id);
+/* -ENOENT: it has none. */
+int vault_get_mark(struct vault *, enum vault_mark_kind, const char *machine_id,
+                   const char *point_id, struct vault_mark *ret);
+
+#define VAULT_GRACE_MS (UINT64_C(14) * 24 * 3600 * 1000)
+
+struct vault_gc {
+    uint64_t now_unix_ms; /* of a clock that never runs ahead of the time that has passed */
+    uint64_t grace_ms;    /* of soft deletions; VAULT_GRACE_MS but for tests */
+    bool dry_run;
+    const atomic_bool *cancel; /* may be NULL */
+};
+struct vault_gc_done {
+    uint64_t points_removed;
+    uint64_t packs_removed, bytes_freed;   /* repacked ones included */
+    uint64_t packs_repacked, bytes_copied; /* packs of which little was needed, and what was */
+};
+/* Removes deleted points whose time has come, packs that nobody needs, and packs of which less than
+ * half is needed (what is, is copied first). Beside running backups; a crash loses nothing.
+ * -EBADMSG: damage keeps what is needed from being known, then no pack is removed. */
+int vault_gc(struct vault *, const struct vault_gc *, struct vault_gc_done *ret,
+             struct sp_why *why);
 
 /* ---- check ---- */
 /* Reads everything (or the structure only) and reports each problem. 0: ran to the end (problems or

@@ -44,7 +44,7 @@ int vault_writer_new(struct vault *v, const char *point_id, const char *disk_id,
     struct vault_writer *w = calloc(1, sizeof *w);
     if (!w)
         return -ENOMEM;
-    atomic_fetch_add(&v->writers, 1);
+    atomic_fetch_add(&v->shared->writers, 1);
     w->vault = v;
     snprintf(w->point_id, sizeof w->point_id, "%s", point_id);
     w->size_bytes = size_bytes;
@@ -89,7 +89,7 @@ void vault_writer_free(struct vault_writer *w)
     vault_coder_free(w->plain);
     pthread_mutex_destroy(&w->lock);
     pthread_mutex_destroy(&w->relied_lock);
-    atomic_fetch_sub(&w->vault->writers, 1);
+    atomic_fetch_sub(&w->vault->shared->writers, 1);
     free(w);
 }
 
@@ -175,7 +175,7 @@ static int rely(struct vault_writer *w, enum map_kind kind, const uint8_t *addre
     struct vault *v = w->vault;
     *ret_known = false;
     int r = 0;
-    pthread_rwlock_rdlock(&v->sweep);
+    pthread_rwlock_rdlock(&v->shared->sweep);
     for (unsigned nth = 0; !*ret_known; nth++) {
         struct vault_location at;
         r = vault_index_find(v->index, address, nth, &at);
@@ -190,7 +190,7 @@ static int rely(struct vault_writer *w, enum map_kind kind, const uint8_t *addre
         if (r < 0 && r != -ENOENT)
             break;
     }
-    pthread_rwlock_unlock(&v->sweep);
+    pthread_rwlock_unlock(&v->shared->sweep);
     return r == -ENOENT ? 0 : r;
 }
 
