@@ -1,64 +1,89 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The three packages in a fresh root: made, installed with what they depend on, used, removed, purged. What
-# belongs to the user (edited configuration, keys) survives what it has to survive.
+# The packages as files: what is in them, what they depend on, lintian, the units' exposure; and the .rpm's life in
+# a root that has nothing but a shell and the libraries it asks for. test_fresh_root.sh is about the .deb's life.
 set -euo pipefail
-release=${SEALPOINT_RELEASE:-$SEALPOINT_SOURCE/build/release}
+. "$(dirname "$0")/lib.sh"
+if [ "${1:-}" = --later-rpm ]; then # called by itself, where another agent.conf is mounted
+    make_packages RPM "$2" -R 999
+    exit
+fi
 work=$(mktemp -d /tmp/sealpoint-packages.XXXXXX)
-root=$work/root
-trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
-fail() { echo "FAILED: $1" >&2; exit 1; }
-must_have() { [ -e "$root$1" ] || fail "$1 is missing"; }
-must_lack() { [ ! -e "$root$1" ] || fail "$1 is still there"; }
+trap 'rm -rf --one-file-system "$work"' EXIT
 
-[ -e "$release/build.ninja" ] || cmake --preset release -S "$SEALPOINT_SOURCE" >/dev/null
-cmake --build "$release" >/dev/null
-(cd "$release" && cpack -B "$work/debs" >/dev/null)
-ls "$work"/debs/*.deb | sed 's|.*/|made |'
+make_packages DEB "$work/debs"
 [ "$(find "$work/debs" -maxdepth 1 -name '*.deb' | wc -l)" -eq 3 ] || fail "three packages were expected"
+lintian --allow-root --fail-on error --tag-display-limit 0 "$work"/debs/*.deb || fail "lintian"
 
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
-suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$work/debootstrap.log" 2>&1 ||
-    { tail "$work/debootstrap.log" >&2; fail "no fresh root"; }
-mount -t proc proc "$root/proc"
-mkdir "$root/debs"
-cp "$work"/debs/*.deb "$root/debs/"
-in_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
-in_root sh -c 'apt-get install -y -qq --no-install-recommends /debs/*.deb' >"$work/install.log" 2>&1 ||
-    { tail -n 30 "$work/install.log" >&2; fail "the packages do not install"; }
-
-for program in sealpoint sealpointd sealpoint-keeper sealpoint-agent; do
-    in_root "$program" --version | grep -q . || fail "$program --version"
-    in_root "$program" --help | grep -qi usage || fail "$program --help"
+tree=$work/tree
+for deb in "$work"/debs/*.deb; do
+    dpkg-deb -x "$deb" "$tree"
+    dpkg-deb -I "$deb" conffiles 2>/dev/null >>"$work/conffiles" || true
 done
-must_have /usr/libexec/sealpoint/sealpoint-prover
-for unit in sealpointd sealpoint-keeper sealpoint-agent; do
-    must_have "/lib/systemd/system/$unit.service"
-    systemd-analyze verify --root="$root" --man=no "$unit.service" || fail "$unit.service is not right"
+# What is in /etc and not known to dpkg as configuration would be overwritten by an upgrade.
+(cd "$tree" && find etc -type f -printf '/%p\n') | sort | diff - <(sort "$work/conffiles") || fail "conffiles"
+for path in /usr/bin/sealpoint /usr/bin/sealpoint-agent /usr/sbin/sealpointd /usr/sbin/sealpoint-keeper \
+    /usr/libexec/sealpoint/sealpoint-prover; do
+    [ -x "$tree$path" ] || fail "no $path"
 done
 for page in man1/sealpoint.1 man8/sealpointd.8 man8/sealpoint-keeper.8 man8/sealpoint-agent.8; do
-    [ -e "$root/usr/share/man/$page" ] || [ -e "$root/usr/share/man/$page.gz" ] || fail "no $page"
+    man --warnings -l "$tree/usr/share/man/$page.gz" >/dev/null 2>"$work/warnings" || fail "no $page"
+    [ ! -s "$work/warnings" ] || fail "$page: $(cat "$work/warnings")"
 done
-[ "$(in_root stat -c '%U %a' /var/lib/sealpoint-keeper)" = "sealpoint-keeper 700" ] || fail "the keeper's folder"
-[ "$(in_root stat -c '%U %a' /var/lib/sealpoint)" = "sealpoint 700" ] || fail "the controller's folder"
+ldd "$tree/usr/bin/sealpoint-agent" >"$work/ldd"
+! grep -E 'libgrpc|libgpr|libcurl|not found' "$work/ldd" || fail "the agent loads what it should not"
 
-# An agent that sees nothing but its own image says so and does not crash.
-truncate -s 8M "$root/image"
-in_root sealpoint-agent inspect /image --json | python3 -m json.tool >/dev/null || fail "inspect --json"
+# Units: right, and as closed as they are meant to be.
+ln -s usr/lib "$tree/lib"
+cp -an /usr/lib/systemd "$tree/usr/lib/" # what they are ordered against
+for unit in sealpoint-agent:30 sealpoint-keeper:20 sealpointd:25; do
+    name=${unit%:*}
+    systemd-analyze verify --root="$tree" --man=no "$name.service" >"$work/verify" 2>&1 || fail "$name.service is not right"
+    ! grep "$name" "$work/verify" || fail "$name.service is not right"
+    systemd-analyze security --offline=true --threshold="${unit#*:}" "$tree/usr/lib/systemd/system/$name.service" \
+        --no-pager >"$work/exposure" || { cat "$work/exposure"; fail "$name.service is too open"; }
+    grep Overall "$work/exposure"
+done
 
-# A new version over it keeps what an admin wrote.
+# The agent's .rpm. No distribution with rpm is at hand, so rpm's database is empty and knows nobody who
+# provides a library: --nodeps. That what it asks for is what the program loads is checked here instead.
+make_packages RPM "$work/rpms"
+rpm=$(echo "$work"/rpms/sealpoint-agent-*.rpm)
+rpm -qpR "$rpm" | sed -n 's/^\(lib[^(]*\)()(64bit)$/\1/p' | sort -u >"$work/asks"
+objdump -p "$tree/usr/bin/sealpoint-agent" | awk '$1 == "NEEDED" && $2 !~ /^ld-/ { print $2 }' | sort -u | diff - "$work/asks" ||
+    fail "the .rpm does not ask for the libraries that it needs"
+root=$work/rpmroot
+mkdir -p "$root"/usr/{bin,lib64} "$root"/{etc,var/lib,tmp,dev}
+ln -s usr/bin usr/lib64 "$root/"
+mknod -m 666 "$root/dev/null" c 1 3
+cp "$(command -v busybox)" "$root/usr/bin/"
+for applet in sh mkdir rm; do ln -s busybox "$root/usr/bin/$applet"; done
+for lib in $(grep -o '/[^ ]* (0x' "$work/ldd" | sed 's/ (0x//'); do
+    mkdir -p "$root$(dirname "$lib")"
+    cp "$lib" "$root$lib"
+done
+in_rpm() { rpm --root "$root" --dbpath /var/lib/rpm "$@"; }
+in_rpm --initdb
+in_rpm -i --nodeps "$rpm"
+chroot "$root" sealpoint-agent --version | grep -q . || fail "the agent of the .rpm does not run"
+[ "$(stat -c %a "$root/var/lib/sealpoint-agent")" = 700 ] || fail "the agent's folder"
+in_rpm -V --nodeps sealpoint-agent || fail "rpm -V"
+# A later version, whose own configuration has changed, too.
+cp "$SEALPOINT_SOURCE/packaging/conf/agent.conf" "$work/agent.conf"
+echo '# new default' >>"$work/agent.conf"
+unshare -m sh -c 'mount --bind "$1" "$2" && shift 2 && "$@"' sh "$work/agent.conf" \
+    "$SEALPOINT_SOURCE/packaging/conf/agent.conf" "$0" --later-rpm "$work/later" 2>/dev/null ||
+    fail "no later version"
 echo '# edited' >>"$root/etc/sealpoint/agent.conf"
-in_root sh -c 'dpkg -i --force-confdef --force-confold /debs/sealpoint-agent_*.deb' >/dev/null
+touch "$root/var/lib/sealpoint-agent/identity"
+in_rpm -U --nodeps "$work"/later/sealpoint-agent-*.rpm
+[ "$(in_rpm -q --qf '%{VERSION}' sealpoint-agent)" = 999 ] || fail "not upgraded"
 grep -q '# edited' "$root/etc/sealpoint/agent.conf" || fail "an upgrade lost the edited configuration"
-
-touch "$root/var/lib/sealpoint-keeper/keystore.db"
-in_root apt-get remove -y -qq sealpoint sealpoint-agent sealpoint-controller >/dev/null
-must_lack /usr/bin/sealpoint
-must_lack /usr/sbin/sealpointd
-must_have /etc/sealpoint/agent.conf
-in_root apt-get purge -y -qq sealpoint sealpoint-agent sealpoint-controller >/dev/null
-must_lack /etc/sealpoint/agent.conf
-must_lack /var/lib/sealpoint-agent
-must_have /var/lib/sealpoint-keeper/keystore.db # keys are nobody's to throw away in passing
-echo "installed, used, upgraded, removed, purged"
+grep -q '# new default' "$root/etc/sealpoint/agent.conf.rpmnew" || fail "no agent.conf.rpmnew"
+[ -e "$root/var/lib/sealpoint-agent/identity" ] || fail "an upgrade lost the identity"
+in_rpm -e --nodeps sealpoint-agent
+rm "$root"/etc/sealpoint/agent.conf.rpm{new,save} # what the user wrote is kept beside
+rmdir "$root/etc/sealpoint"
+left=$(find "$root" -iname '*sealpoint*')
+[ -z "$left" ] || fail "removed, but still there: $left"
+echo "three .deb files are in order; the .rpm installs, upgrades and goes"
