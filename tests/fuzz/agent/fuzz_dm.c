@@ -3,6 +3,7 @@
  * One line of a device-mapper table: its type, a blank, its parameters. After a crypt line no byte
  * of the key may be left. */
 #include "agent/linux/scan.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include <stdlib.h>
 #include <string.h>
@@ -16,19 +17,19 @@ static void check(const struct inventory_dm_target *t)
         abort();
 }
 
-/* The second word of the parameters is the key: "KEYKEY…" must be gone. */
+/* The second word of the parameters is the key; nothing may be left in its place. */
 static void parse_with_key(const char *parameters)
 {
-    static const char key[] = "0123456789abcdeffedcba9876543210";
-    size_t size = strlen(parameters) + sizeof key + 16;
+    static const char cipher[] = "aes-xts-plain64 ", key[] = "0123456789abcdeffedcba9876543210";
+    size_t size = strlen(parameters) + sizeof key + sizeof cipher;
     SP_FREE char *text = malloc(size);
     struct inventory_dm_target target = {0};
     if (!text)
         return;
-    snprintf(text, size, "aes-xts-plain64 %s %s", key, parameters);
+    snprintf(text, size, "%s%s %s", cipher, key, parameters);
     scan_dm_parse("crypt", text, &target);
     check(&target);
-    if (memmem(text, size, key, 8) || target.key_bits != 128)
+    if (!sp_is_zero(text + strlen(cipher), strlen(key)) || target.key_bits != 128)
         abort();
 }
 
