@@ -43,8 +43,18 @@ static const struct {
     {"run/udev/data/b254:0", "E:ID_SERIAL_SHORT=x\n"},
 };
 
+/* What is there already is not written again: most inputs differ in one place. */
 static void put(size_t i, const void *data, size_t size)
 {
+    static uint8_t known[sizeof files / sizeof files[0]][256];
+    static size_t known_size[sizeof files / sizeof files[0]];
+    static bool written[sizeof files / sizeof files[0]];
+    if (written[i] && size == known_size[i] && size <= sizeof known[i] &&
+        memcmp(known[i], data, size) == 0)
+        return;
+    written[i] = true;
+    known_size[i] = size;
+    memcpy(known[i], data, size < sizeof known[i] ? size : sizeof known[i]);
     SP_FREE char *path = sp_format("%s/%s", folder, files[i].path);
     SP_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0 || sp_write_all(fd, data, size) < 0)
@@ -121,8 +131,18 @@ static void check(const Sp__Inventory *inventory)
             abort();
 }
 
+static void compare_with_another(const Sp__Inventory *a)
+{
+    Sp__Inventory *b = read_once();
+    if (!a != !b || (a && memcmp(a->digest.data, b->digest.data, 32) != 0))
+        abort();
+    if (b)
+        sp__inventory__free_unpacked(b, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    bool again = size % 8 == 0; /* it costs as much as all the rest */
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         const uint8_t *end = size ? memchr(data, 0xff, size) : NULL;
         size_t length = end ? (size_t)(end - data) : size;
@@ -134,15 +154,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += used;
         size -= used;
     }
-    Sp__Inventory *a = read_once(), *b = read_once();
-    if (!a != !b)
-        abort();
-    if (a) {
+    Sp__Inventory *a = read_once();
+    if (a)
         check(a);
-        if (memcmp(a->digest.data, b->digest.data, 32) != 0)
-            abort();
+    if (again)
+        compare_with_another(a);
+    if (a)
         sp__inventory__free_unpacked(a, NULL);
-        sp__inventory__free_unpacked(b, NULL);
-    }
     return 0;
 }

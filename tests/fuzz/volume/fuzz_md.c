@@ -14,7 +14,7 @@ static void read_md(const uint8_t *disk, size_t size)
     if (volume_md_read(&reader, &md) != 1)
         return;
     if (md.own_count > SP_COUNT(md.own) || !memchr(md.name, 0, sizeof md.name) ||
-        !memchr(md.uuid, 0, sizeof md.uuid) || md.role >= (int32_t)MAX_DEV + 4096)
+        !memchr(md.uuid, 0, sizeof md.uuid) || md.role >= 0xff00)
         abort();
     if (!volume_md_level_name(md.level))
         abort();
