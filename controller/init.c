@@ -15,7 +15,7 @@ enum { INIT_TIMEOUT_MS = 120000, KIT_BYTES = 32 };
 
 /* Files of the state folder belong to whoever the folder belongs to: root runs init, the daemon has
  * a user of its own. */
-static int own(const char *directory, const char *path)
+int init_own(const char *directory, const char *path)
 {
     struct stat s;
     if (geteuid() != 0)
@@ -31,7 +31,7 @@ static int put(const char *directory, const char *name, const void *data, size_t
     char *path SP_FREE = sp_format("%s/%s", directory, name);
     int r = path ? sp_file_replace(path, data, size, mode) : -ENOMEM;
     if (r == 0)
-        r = own(directory, path);
+        r = init_own(directory, path);
     return r < 0 ? sp_why_set(why, r, "cannot write %s/%s: %s", directory, name, strerror(-r)) : 0;
 }
 
@@ -40,7 +40,7 @@ static int put_key(const char *directory, const char *name, EVP_PKEY *key, struc
     char *path SP_FREE = sp_format("%s/%s", directory, name);
     int r = path ? sp_key_save(path, key) : -ENOMEM;
     if (r == 0)
-        r = own(directory, path);
+        r = init_own(directory, path);
     return r < 0 ? sp_why_set(why, r, "cannot write %s/%s: %s", directory, name, strerror(-r)) : 0;
 }
 
@@ -90,7 +90,7 @@ static int print_kit(const char *domain, const struct sp_secret *private_key,
 
 /* ---- asking the keeper ---- */
 
-struct material {
+struct init_material {
     EVP_PKEY *controller, *user;
     uint8_t *controller_csr, *user_csr;
     size_t controller_csr_size, user_csr_size;
@@ -98,16 +98,29 @@ struct material {
     uint8_t box_public[SP_BOX_KEY_BYTES];
 };
 
-static void free_material(struct material *m)
+void init_material_free(struct init_material *m)
 {
+    if (!m)
+        return;
     EVP_PKEY_free(m->controller);
     EVP_PKEY_free(m->user);
     free(m->controller_csr);
     free(m->user_csr);
     sp_secret_free(m->box_private);
+    free(m);
 }
 
-static int make_material(const struct init_options *o, struct material *m)
+ProtobufCBinaryData init_controller_csr(const struct init_material *m)
+{
+    return (ProtobufCBinaryData){m->controller_csr_size, m->controller_csr};
+}
+
+ProtobufCBinaryData init_user_csr(const struct init_material *m)
+{
+    return (ProtobufCBinaryData){m->user_csr_size, m->user_csr};
+}
+
+static int make_material(const struct init_options *o, struct init_material *m)
 {
     m->controller = sp_key_new();
     m->user = sp_key_new();
@@ -120,7 +133,7 @@ static int make_material(const struct init_options *o, struct material *m)
 }
 
 static int ask(const struct controller_config *c, const struct init_options *o,
-               const struct material *m, Sp__KeeperResponse **ret, struct sp_why *why)
+               const struct init_material *m, Sp__KeeperResponse **ret, struct sp_why *why)
 {
     struct keeper_client *keeper = NULL;
     Sp__InitRequest init = SP__INIT_REQUEST__INIT;
@@ -182,9 +195,12 @@ static int write_all(const struct controller_config *c, const struct init_option
     return r;
 }
 
-static int prepare(const struct controller_config *c, const struct init_options *o,
-                   struct material *m, struct sp_why *why)
+int init_prepare(const struct controller_config *c, const struct init_options *o,
+                 struct init_material **ret, struct sp_why *why)
 {
+    struct init_material *m = *ret = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
     int r = refuse_if_there(c->state, "controller.pem", why);
     if (r == 0)
         r = refuse_if_there(o->profile, "user.pem", why);
@@ -201,22 +217,26 @@ static int prepare(const struct controller_config *c, const struct init_options 
     return r;
 }
 
+int init_write(const struct controller_config *c, const struct init_options *o,
+               const Sp__InitResponse *got, struct sp_why *why)
+{
+    char *line SP_FREE = sp_format("CA fingerprint: %s\n", got->ca_fingerprint);
+    int r = line ? sp_write_all(STDOUT_FILENO, line, strlen(line)) : -ENOMEM;
+    return r < 0 ? r : write_all(c, o, got, why);
+}
+
 int init_run(const struct controller_config *c, const struct init_options *o, struct sp_why *why)
 {
-    struct material m = {0};
+    struct init_material *m = NULL;
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
-    int r = prepare(c, o, &m, why);
+    int r = init_prepare(c, o, &m, why);
     if (r == 0)
-        r = ask(c, o, &m, &response, why);
+        r = ask(c, o, m, &response, why);
     /* The kit first: everything else can be had again, it cannot. */
     if (r == 0)
-        r = print_kit(o->domain, m.box_private, response->init->recovery_kit, why);
-    if (r == 0) {
-        char *line SP_FREE = sp_format("CA fingerprint: %s\n", response->init->ca_fingerprint);
-        r = line ? sp_write_all(STDOUT_FILENO, line, strlen(line)) : -ENOMEM;
-    }
+        r = print_kit(o->domain, m->box_private, response->init->recovery_kit, why);
     if (r == 0)
-        r = write_all(c, o, response->init, why);
-    free_material(&m);
+        r = init_write(c, o, response->init, why);
+    init_material_free(m);
     return r;
 }

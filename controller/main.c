@@ -14,6 +14,8 @@ static const char help[] =
     "Usage: sealpointd [run] [OPTIONS]\n"
     "       sealpointd init --domain DOMAIN --name NAME --user USER --profile DIR\n"
     "                       [--host HOST]... [OPTIONS]\n"
+    "       sealpointd attach VAULT --recovery-kit FILE --name NAME --user USER --profile DIR\n"
+    "                       [--host HOST]... [OPTIONS]\n"
     "\n"
     "The Sealpoint controller: takes backups of virtual machines whose disks are encrypted\n"
     "inside the guest, and proves that the keys in escrow open them.\n"
@@ -23,6 +25,10 @@ static const char help[] =
     "      certificate into its state folder and the first user's profile into DIR, and prints\n"
     "      the recovery kit and the CA's fingerprint. Keep the kit away from this host: with it\n"
     "      and a vault everything can be restored; without it a lost host is a lost keystore.\n"
+    "attach  on an empty host, after the old one is lost: VAULT is the vault's folder, FILE holds\n"
+    "      the recovery kit. The keeper (running, with a KEK configured) gets the newest keystore "
+    "of\n"
+    "      the vault back, USER becomes admin again, and 'sealpointd run' takes the points over.\n"
     "\n"
     "Options:\n"
     "  --config FILE          instead of " CONTROLLER_CONFIG_PATH "\n"
@@ -31,8 +37,9 @@ static const char help[] =
     "  --log-level LEVEL      error, warning, info (default), debug\n"
     "  --help, --version\n"
     "\n"
-    "Options of init:\n"
-    "  --domain DOMAIN        of all identities: spiffe://DOMAIN/…\n"
+    "Options of init and attach:\n"
+    "  --domain DOMAIN        of all identities: spiffe://DOMAIN/… (attach: the keystore's)\n"
+    "  --recovery-kit FILE    what init printed (attach)\n"
     "  --name NAME            of this controller\n"
     "  --user USER            the first user: admin and custodian\n"
     "  --profile DIR          where the user's profile goes, for 'sealpoint --profile DIR'\n"
@@ -55,6 +62,7 @@ enum {
     OPT_USER,
     OPT_PROFILE,
     OPT_HOST,
+    OPT_KIT,
     OPT_HELP,
     OPT_VERSION
 };
@@ -68,6 +76,7 @@ static const struct option long_options[] = {
     {"user", required_argument, NULL, OPT_USER},
     {"profile", required_argument, NULL, OPT_PROFILE},
     {"host", required_argument, NULL, OPT_HOST},
+    {"recovery-kit", required_argument, NULL, OPT_KIT},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
     {NULL, 0, NULL, 0},
@@ -80,7 +89,8 @@ struct arguments {
     enum sp_log_format format;
     enum sp_log_level level;
     struct init_options init;
-    bool is_init;
+    const char *vault, *kit;
+    bool is_init, is_attach;
 };
 
 static int usage(const char *text)
@@ -114,6 +124,9 @@ static int take_option(struct arguments *a, int option)
     case OPT_PROFILE:
         a->init.profile = optarg;
         break;
+    case OPT_KIT:
+        a->kit = optarg;
+        break;
     case OPT_HOST:
         return message_append_text(&a->init.hosts, &a->init.host_count, optarg) < 0 ? 1 : -1;
     case OPT_HELP:
@@ -137,15 +150,23 @@ static int parse(int argc, char **argv, struct arguments *a)
         return exit_code;
     if (optind < argc) {
         a->is_init = strcmp(argv[optind], "init") == 0;
-        if (!a->is_init && strcmp(argv[optind], "run") != 0)
+        a->is_attach = strcmp(argv[optind], "attach") == 0;
+        if (!a->is_init && !a->is_attach && strcmp(argv[optind], "run") != 0)
             return usage("unknown command");
+        if (a->is_attach && optind + 1 < argc)
+            a->vault = argv[++optind];
         if (++optind < argc)
             return usage("too many arguments");
     }
     if (a->is_init && (!a->init.domain || !a->init.name || !a->init.user || !a->init.profile))
         return usage("init needs --domain, --name, --user and --profile");
-    if (!a->is_init &&
-        (a->init.domain || a->init.name || a->init.user || a->init.profile || a->init.host_count))
+    if (a->is_attach)
+        return a->vault && a->kit && a->init.name && a->init.user && a->init.profile &&
+                       !a->init.domain
+                   ? -1
+                   : usage("attach needs VAULT, --recovery-kit, --name, --user and --profile");
+    if (!a->is_init && (a->kit || a->init.domain || a->init.name || a->init.user ||
+                        a->init.profile || a->init.host_count))
         return usage("these options belong to 'init'");
     return -1;
 }
@@ -201,6 +222,10 @@ int main(int argc, char **argv)
             exit_code = fail("configuration", r, &why);
         else if (a.is_init)
             exit_code = (r = init_run(&config, &a.init, &why)) < 0 ? fail("init", r, &why) : 0;
+        else if (a.is_attach)
+            exit_code = (r = attach_run(&config, &a.init, a.vault, a.kit, &why)) < 0
+                            ? fail("attach", r, &why)
+                            : 0;
         else
             exit_code = run(&config);
         controller_config_free(&config);

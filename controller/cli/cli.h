@@ -206,3 +206,4 @@ CLI_COMMAND(cmd_audit_list);
 CLI_COMMAND(cmd_audit_verify);
 
 #endif
+CLI_COMMAND(cmd_vault_attach);

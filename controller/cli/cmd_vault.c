@@ -2,6 +2,7 @@
 #include "controller/cli/cli.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 static void vault_row(struct cli_table *t, const Sp__Vault *v)
 {
@@ -36,6 +37,41 @@ int cmd_vault_add(struct cli *cli, const struct cli_command *c, int argc, char *
         return r == CLI_OK ? cli_print_json(&vault->base) : r;
     printf("%s  %s\n", vault->name, vault->vault_id);
     return CLI_OK;
+}
+
+/* There is no controller to ask yet: the daemon's own program does it, as root, on its host. */
+int cmd_vault_attach(struct cli *cli, const struct cli_command *c, int argc, char **argv)
+{
+    const char *kit = NULL, *user = "admin", *name = "main", *host = NULL, *config = NULL;
+    const struct cli_flag flags[] = {
+        {"recovery-kit", "FILE", "what 'sealpointd init' or 'kek add recovery-kit' printed", &kit,
+         NULL, NULL},
+        {"user", "NAME", "who becomes admin and custodian again (admin)", &user, NULL, NULL},
+        {"name", "NAME", "of this controller (main)", &name, NULL, NULL},
+        {"host", "HOST", "a DNS name or address of this host, for the certificate", &host, NULL,
+         NULL},
+        {"config", "FILE", "controller.conf, when it is elsewhere", &config, NULL, NULL},
+        {0},
+    };
+    CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
+    if (!kit)
+        return cli_fail(CLI_USAGE, "--recovery-kit FILE is needed");
+    const char *arguments[20] = {"sealpointd", "attach",    argv[0],     "--recovery-kit",
+                                 kit,          "--name",    name,        "--user",
+                                 user,         "--profile", cli->profile};
+    size_t n = 11;
+    if (host) {
+        arguments[n++] = "--host";
+        arguments[n++] = host;
+    }
+    if (config) {
+        arguments[n++] = "--config";
+        arguments[n++] = config;
+    }
+    execvp("sealpointd", (char **)(uintptr_t)arguments);
+    execv("/usr/sbin/sealpointd", (char **)(uintptr_t)arguments);
+    return cli_fail(CLI_ERROR, "cannot run sealpointd, which belongs on the controller's host: %s",
+                    strerror(errno));
 }
 
 int cmd_vault_list(struct cli *cli, const struct cli_command *c, int argc, char **argv)

@@ -110,6 +110,14 @@ static const struct cli_command commands[] = {
 static void print_commands(FILE *to, const char *group)
 {
     for (size_t i = 0; i < SP_COUNT(commands); i++) {
+    {"vault", "attach", "DIR", "After the host is lost: everything back from a vault and the kit",
+     "On an empty host with a running sealpoint-keeper (a KEK in keeper.conf, no keystore yet), "
+     "as\n"
+     "root: runs 'sealpointd attach'. Then start sealpointd; its points are those of the vault.\n"
+     "  sealpoint vault attach /srv/vault --recovery-kit kit.txt --user anna --host "
+     "backup.example\n"
+     "A vault of an installation that lives is taken over by 'vault add NAME --dir DIR'.\n",
+     cmd_vault_attach},
         const struct cli_command *c = &commands[i];
         if (group && (!c->group || strcmp(c->group, group) != 0))
             continue;
