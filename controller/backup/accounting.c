@@ -103,28 +103,56 @@ int accounting_left(const struct accounting_disk *disk, const struct ranges *use
     return 0;
 }
 
+/* " at bytes 0+4096, 8192+4096, …" */
+static void first_places(const struct ranges *left, char *out, size_t size)
+{
+    enum { SHOWN = 3 };
+    size_t at = 0;
+    for (size_t i = 0; i < left->count && i < SHOWN && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%llu+%llu", i ? ", " : "",
+                               (unsigned long long)left->at[i].start,
+                               (unsigned long long)(left->at[i].end - left->at[i].start));
+    if (left->count > SHOWN && at < size)
+        snprintf(out + at, size - at, ", …");
+}
+
 int accounting_report(const char *disk_id, const struct ranges *left, struct finding_list findings)
 {
-    size_t reported = left->count < ACCOUNTING_MAX_FINDINGS ? left->count : ACCOUNTING_MAX_FINDINGS;
+    char places[160] = "";
+    uint64_t bytes = 0;
+    if (left->count == 0)
+        return 0;
+    for (size_t i = 0; i < left->count; i++)
+        bytes += left->at[i].end - left->at[i].start;
+    first_places(left, places, sizeof(places));
+    uint64_t start = left->at[0].start, end = left->at[left->count - 1].end;
+    struct finding_about about = {
+        .disk_id = disk_id, .offset_bytes = start, .length_bytes = end - start};
+    return finding_add(findings, SP__REASON__REASON_UNIDENTIFIED_CONTENT, about,
+                       "%llu bytes in %zu range%s (%s) are nothing known: if a plain dm-crypt or "
+                       "detached-header volume lies there, open it and back up again",
+                       (unsigned long long)bytes, left->count, left->count == 1 ? "" : "s", places);
+}
+
+int accounting_keep(const char *disk_id, struct ranges *left, Sp__Manifest *m)
+{
     int r = 0;
-    for (size_t i = 0; i < reported && r == 0; i++) {
-        const struct range *range = &left->at[i];
-        /* The last one reaches over all that follow, so that no range goes unnamed. */
-        bool rest = i + 1 == reported && left->count > reported;
-        uint64_t end = rest ? left->at[left->count - 1].end : range->end;
-        struct finding_about about = {
-            .disk_id = disk_id, .offset_bytes = range->start, .length_bytes = end - range->start};
-        r = rest ? finding_add(findings, SP__REASON__REASON_UNIDENTIFIED_CONTENT, about,
-                               "%zu ranges of disk %s from byte %llu on hold data that nothing "
-                               "recognised: if a plain dm-crypt or detached-header volume lies "
-                               "there, open it and back up again",
-                               left->count - i, disk_id, (unsigned long long)range->start)
-                 : finding_add(findings, SP__REASON__REASON_UNIDENTIFIED_CONTENT, about,
-                               "%llu bytes at byte %llu of disk %s hold data that nothing "
-                               "recognised: if it is a plain dm-crypt or detached-header volume, "
-                               "open it and back up again",
-                               (unsigned long long)(range->end - range->start),
-                               (unsigned long long)range->start, disk_id);
+    ranges_coarsen(left, ACCOUNTING_MAX_RANGES);
+    for (size_t i = 0; i < left->count && r == 0; i++) {
+        Sp__RangeUse *use = message_new(&sp__range_use__descriptor);
+        if (!use || !(use->on = message_new(&sp__disk_extent__descriptor))) {
+            message_free(use);
+            return -ENOMEM;
+        }
+        use->on->offset_bytes = left->at[i].start;
+        use->on->length_bytes = left->at[i].end - left->at[i].start;
+        r = message_set(&use->on->disk_id, disk_id);
+        if (r == 0)
+            r = message_set(&use->what, "unidentified");
+        if (r == 0)
+            r = message_append(&m->ranges, &m->n_ranges, use);
+        else
+            message_free(use);
     }
     return r;
 }

@@ -13,7 +13,7 @@
 #include <sealpoint/v1/types.pb-c.h>
 #include <stdbool.h>
 
-enum { ACCOUNTING_BLOCK_BYTES = 4096, ACCOUNTING_MAX_FINDINGS = 16 };
+enum { ACCOUNTING_BLOCK_BYTES = 4096, ACCOUNTING_MAX_RANGES = 1024 };
 
 /* Where the disk's bytes come from: the vault's reader, a table in tests. */
 struct accounting_disk {
@@ -37,8 +37,11 @@ int accounting_add_volume(struct ranges *uses, const char *disk_id, const Sp__Vo
 int accounting_left(const struct accounting_disk *, const struct ranges *uses, struct ranges *left,
                     struct sp_why *why);
 
-/* A finding for each range, at most ACCOUNTING_MAX_FINDINGS: the last one then stands for the rest.
- */
+/* One finding for the disk, when something is left: how many ranges and bytes, and where the first
+ * ones are. */
 int accounting_report(const char *disk_id, const struct ranges *left, struct finding_list findings);
+/* Adds what is left to the manifest's ranges, as "unidentified". Beyond ACCOUNTING_MAX_RANGES the
+ * closest neighbours become one, so that all of them are covered: `left` is changed. */
+int accounting_keep(const char *disk_id, struct ranges *left, Sp__Manifest *);
 
 #endif

@@ -27,24 +27,6 @@ bool compare_from_guest_only(const Sp__Volume *v)
            v->kind == SP__VOLUME_KIND__VOLUME_KIND_VERACRYPT || (v->header && v->header->detached);
 }
 
-const Sp__Volume *compare_find(const Sp__Inventory *inventory, const char *volume_id)
-{
-    for (size_t i = 0; inventory && i < inventory->n_volumes; i++) {
-        if (strcmp(inventory->volumes[i]->volume_id, volume_id) == 0)
-            return inventory->volumes[i];
-    }
-    return NULL;
-}
-
-static const Sp__Volume *look_find(const Sp__LookResponse *look, const char *volume_id)
-{
-    for (size_t i = 0; i < look->n_volumes; i++) {
-        if (strcmp(look->volumes[i]->volume_id, volume_id) == 0)
-            return look->volumes[i];
-    }
-    return NULL;
-}
-
 static bool captured(const Sp__Manifest *m, const char *disk_id)
 {
     for (size_t i = 0; i < m->n_disks; i++) {
@@ -68,6 +50,32 @@ static bool overlap(const Sp__DiskExtent *a, const Sp__DiskExtent *b)
     return a && b && strcmp(a->disk_id, b->disk_id) == 0 &&
            a->offset_bytes < b->offset_bytes + b->length_bytes &&
            b->offset_bytes < a->offset_bytes + a->length_bytes;
+}
+
+static bool same_place(const Sp__Volume *a, const Sp__Volume *b)
+{
+    return a->n_extents > 0 && b->n_extents > 0 && overlap(a->extents[0]->on, b->extents[0]->on);
+}
+
+/* The volume of one side in the list of the other: by its UUID and place, else by its id (the guest
+ * may not know on which disk it lies). */
+static const Sp__Volume *counterpart(Sp__Volume *const *list, size_t count, const Sp__Volume *v)
+{
+    const Sp__Volume *found = NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!sp_volume_id_same_base(list[i]->volume_id, v->volume_id))
+            continue;
+        if (same_place(list[i], v))
+            return list[i];
+        if (!found || strcmp(list[i]->volume_id, v->volume_id) == 0)
+            found = list[i];
+    }
+    return found;
+}
+
+const Sp__Volume *compare_find(const Sp__Inventory *inventory, const Sp__Volume *v)
+{
+    return inventory ? counterpart(inventory->volumes, inventory->n_volumes, v) : NULL;
 }
 
 /* Left out by an admin: nobody expects it in the snapshot. */
@@ -111,22 +119,25 @@ static bool has_header(const Sp__Manifest *m, const char *volume_id)
     return false;
 }
 
+static const char *device_of(const Sp__Volume *v)
+{
+    return message_empty(v->device) ? "it" : v->device;
+}
+
 static int missing_from_look(const Sp__LookResponse *look, Sp__Manifest *m, const Sp__Volume *v)
 {
     struct finding_about about = {.volume_id = v->volume_id};
     if (!all_captured(m, v))
         return finding_add(FINDINGS(m), SP__REASON__REASON_NOT_SEEN_BY_STORAGE, about,
-                           "volume %s (%s) of the guest does not lie on the captured disks",
-                           v->volume_id, v->device);
+                           "%s of the guest does not lie on the captured disks", device_of(v));
     if (nested(look, v))
         return finding_add(FINDINGS(m), SP__REASON__REASON_NOT_SEEN_BY_STORAGE, about,
-                           "volume %s (%s) lies inside another encrypted volume, where its key "
-                           "cannot be proved from outside",
-                           v->volume_id, v->device);
+                           "%s lies inside another encrypted volume, where its key cannot be "
+                           "proved from outside",
+                           device_of(v));
     /* Also when the inventory is old: the volume may be gone, or its header may. */
     return finding_add(FINDINGS(m), SP__REASON__REASON_INVENTORY_MISMATCH, about,
-                       "the guest has volume %s (%s), the snapshot shows no such header",
-                       v->volume_id, v->device);
+                       "the guest has it as %s, the snapshot shows no such header", device_of(v));
 }
 
 /* A volume that only the guest can know: it joins the manifest, to be proved like the others. */
@@ -137,15 +148,14 @@ static int from_guest(enum compare_age age, const Sp__LookResponse *look, Sp__Ma
     if (!all_captured(m, v)) {
         about.note = v->ephemeral;
         return finding_add(FINDINGS(m), SP__REASON__REASON_NOT_SEEN_BY_STORAGE, about,
-                           "volume %s (%s) of the guest does not lie on the captured disks",
-                           v->volume_id, v->device);
+                           "%s of the guest does not lie on the captured disks", device_of(v));
     }
     if (nested(look, v)) {
         about.note = v->ephemeral;
         return finding_add(FINDINGS(m), SP__REASON__REASON_NOT_SEEN_BY_STORAGE, about,
-                           "volume %s (%s) lies inside another encrypted volume, where its key "
-                           "cannot be proved from outside",
-                           v->volume_id, v->device);
+                           "%s lies inside another encrypted volume, where its key cannot be "
+                           "proved from outside",
+                           device_of(v));
     }
     Sp__Volume *copy = message_copy(v);
     if (!copy)
@@ -158,14 +168,13 @@ static int from_guest(enum compare_age age, const Sp__LookResponse *look, Sp__Ma
     if (r == 0 && ephemeral) {
         about.note = true;
         r = finding_add(FINDINGS(m), SP__REASON__REASON_EPHEMERAL_KEY, about,
-                        "volume %s (%s) gets a new random key at every boot and needs no proof",
-                        v->volume_id, v->device);
+                        "%s gets a new random key at every boot and needs no proof", device_of(v));
     }
     if (r == 0 && v->header && v->header->detached && !has_header(m, v->volume_id))
         r = finding_add(FINDINGS(m), SP__REASON__REASON_HEADER_MISSING, about,
-                        "the detached header of volume %s (%s) was not handed over by the agent: "
-                        "without it the data cannot be opened",
-                        v->volume_id, v->device);
+                        "the agent did not hand over the detached header of %s: without it the "
+                        "data cannot be opened",
+                        device_of(v));
     return r;
 }
 
@@ -177,9 +186,8 @@ static int compare_headers(Sp__Manifest *m, const Sp__Volume *guest, const Sp__V
         return 0;
     struct finding_about about = {.volume_id = guest->volume_id};
     return finding_add(FINDINGS(m), SP__REASON__REASON_HEADER_CHANGED, about,
-                       "the header of volume %s changed between the inventory and the snapshot: "
-                       "back up again when no keys are being changed",
-                       guest->volume_id);
+                       "the header changed between the inventory and the snapshot: back up again "
+                       "when no keys are being changed");
 }
 
 static int compare_guest_volume(enum compare_age age, const Sp__LookResponse *look, Sp__Manifest *m,
@@ -187,7 +195,7 @@ static int compare_guest_volume(enum compare_age age, const Sp__LookResponse *lo
 {
     if (!encrypted(v) || excluded(m, v))
         return 0;
-    const Sp__Volume *seen = look_find(look, v->volume_id);
+    const Sp__Volume *seen = counterpart(look->volumes, look->n_volumes, v);
     if (seen)
         return age == COMPARE_NOW ? compare_headers(m, v, seen) : 0;
     /* A closed plain volume is nobody's to describe: its bytes stay unaccounted for. */
@@ -196,27 +204,33 @@ static int compare_guest_volume(enum compare_age age, const Sp__LookResponse *lo
     return compare_from_guest_only(v) ? from_guest(age, look, m, v) : missing_from_look(look, m, v);
 }
 
+/* The look says what it finds in a header in its own words: then once is enough. */
+static bool said(const Sp__LookResponse *look, Sp__Reason reason, const Sp__Volume *v)
+{
+    return finding_stands(look->findings, look->n_findings, reason, v->volume_id);
+}
+
 /* What the header itself says against the volume. */
-static int judge_header(Sp__Manifest *m, const Sp__Volume *v)
+static int judge_header(const Sp__LookResponse *look, Sp__Manifest *m, const Sp__Volume *v)
 {
     struct finding_about about = {.volume_id = v->volume_id};
     const Sp__HeaderFacts *h = v->header;
     int r = 0;
     if (!h || !encrypted(v))
         return 0;
-    if (h->damaged)
+    if (h->damaged && !said(look, SP__REASON__REASON_HEADER_DAMAGED, v))
         r = finding_add(FINDINGS(m), SP__REASON__REASON_HEADER_DAMAGED, about,
-                        "the header of volume %s is damaged in the snapshot: %s", v->volume_id,
-                        h->damage);
-    if (r == 0 && h->protection_suspended)
+                        "the header is damaged: %s", h->damage);
+    if (r == 0 && h->protection_suspended &&
+        !said(look, SP__REASON__REASON_PROTECTION_SUSPENDED, v))
         r = finding_add(FINDINGS(m), SP__REASON__REASON_PROTECTION_SUSPENDED, about,
-                        "protection of volume %s is suspended: its key lies in the clear on the "
-                        "disk; resume it and back up again",
-                        v->volume_id);
-    if (r == 0 && h->conversion_in_progress)
+                        "its key lies in the clear on the disk: resume protection and back up "
+                        "again");
+    if (r == 0 && h->conversion_in_progress &&
+        !said(look, SP__REASON__REASON_CONVERSION_IN_PROGRESS, v))
         r = finding_add(FINDINGS(m), SP__REASON__REASON_CONVERSION_IN_PROGRESS, about,
-                        "volume %s is being converted (%u %%): back up again when that is done",
-                        v->volume_id, h->conversion_percent);
+                        "it is being converted (%u %%): back up again when that is done",
+                        h->conversion_percent);
     return r;
 }
 
@@ -227,13 +241,11 @@ static int take_look(enum compare_age age, const Sp__LookResponse *look, Sp__Man
         const Sp__Volume *v = look->volumes[i];
         r = message_append(&m->volumes, &m->n_volumes, message_copy(v));
         if (r == 0)
-            r = judge_header(m, v);
+            r = judge_header(look, m, v);
         struct finding_about about = {.volume_id = v->volume_id};
-        if (r == 0 && age == COMPARE_NOW && encrypted(v) &&
-            !compare_find(m->inventory, v->volume_id))
+        if (r == 0 && age == COMPARE_NOW && encrypted(v) && !compare_find(m->inventory, v))
             r = finding_add(FINDINGS(m), SP__REASON__REASON_INVENTORY_MISMATCH, about,
-                            "the snapshot shows volume %s, the guest says nothing of it",
-                            v->volume_id);
+                            "the snapshot shows it, the guest says nothing of it");
     }
     for (size_t i = 0; i < look->n_ranges && r == 0; i++)
         r = message_append(&m->ranges, &m->n_ranges, message_copy(look->ranges[i]));

@@ -29,7 +29,8 @@ int compare(enum compare_age, const Sp__LookResponse *, Sp__Manifest *manifest);
 bool compare_needs_proof(const Sp__Volume *);
 /* Whether the volume is known from the guest only, so that the look's ranges lack it. */
 bool compare_from_guest_only(const Sp__Volume *);
-/* The inventory's volume with this id; NULL. */
-const Sp__Volume *compare_find(const Sp__Inventory *, const char *volume_id);
+/* The snapshot's volume as the inventory knows it; NULL. Where several have its UUID the place says
+ * which. */
+const Sp__Volume *compare_find(const Sp__Inventory *, const Sp__Volume *);
 
 #endif

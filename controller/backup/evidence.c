@@ -195,25 +195,34 @@ Sp__ProofStatement *engine_statement(struct engine *e, const Sp__Signed *proof,
     return sp_steal(s);
 }
 
-/* Words for the admin: what the verdict means here, and what to do. */
-static const char *advice(Sp__Reason reason)
+/* Words for the admin: what the verdict means here, and what to do. The finding itself names the
+ * volume. */
+static const struct words {
+    Sp__Reason reason;
+    const char *says, *advice;
+    bool explained; /* the prover's explanation adds something */
+} words[] = {
+    {SP__REASON__REASON_ESCROW_MISSING, "no key is in escrow",
+     "import one ('sealpoint key import'), then 'sealpoint point verify'", false},
+    {SP__REASON__REASON_ESCROW_KEY_WRONG, "no key in escrow opens it",
+     "import the right one ('sealpoint key import'), then 'sealpoint point verify'", false},
+    {SP__REASON__REASON_NO_ESCROWABLE_PROTECTOR, "nothing that unlocks it can be in escrow",
+     "add a passphrase or recovery key", false},
+    {SP__REASON__REASON_HEADER_DAMAGED, "the header in the snapshot is damaged", "", true},
+    {SP__REASON__REASON_PLAINTEXT_NOT_RECOGNISED,
+     "the key fits, but what it decrypts is nothing known", "", true},
+    {SP__REASON__REASON_UNCHECKABLE_CIPHER, "this host cannot compute its cipher", "", true},
+};
+
+static const struct words *words_for(Sp__Reason reason)
 {
-    switch ((int)reason) {
-    case SP__REASON__REASON_ESCROW_MISSING:
-        return "no key is in escrow: import one ('sealpoint key import') and verify the point";
-    case SP__REASON__REASON_ESCROW_KEY_WRONG:
-        return "no key in escrow opens this header: import the right one and verify the point";
-    case SP__REASON__REASON_NO_ESCROWABLE_PROTECTOR:
-        return "no protector of it can be put in escrow: add a passphrase or recovery key";
-    case SP__REASON__REASON_HEADER_DAMAGED:
-        return "the header in the snapshot is damaged";
-    case SP__REASON__REASON_PLAINTEXT_NOT_RECOGNISED:
-        return "the key fits, but what it decrypts is nothing known";
-    case SP__REASON__REASON_UNCHECKABLE_CIPHER:
-        return "this host cannot compute its cipher";
-    default:
-        return "the keeper could not tell: verify the point again later";
+    static const struct words unclear = {0, "the keeper could not tell",
+                                         "'sealpoint point verify' asks again", true};
+    for (size_t i = 0; i < SP_COUNT(words); i++) {
+        if (words[i].reason == reason)
+            return &words[i];
     }
+    return &unclear;
 }
 
 static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStatement *s)
@@ -221,12 +230,21 @@ static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStat
     struct finding_about about = {.volume_id = v->volume_id};
     if (strcmp(s->volume_id, v->volume_id) != 0)
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
-                           "the keeper answered about another volume than %s", v->volume_id);
+                           "the keeper answered about another volume");
     Sp__Reason reason = verdict_of_proof(s);
-    if (reason == SP__REASON__REASON_UNSPECIFIED)
+    /* The look may have seen already that the header is damaged, or that nothing unlocks it. */
+    if (reason == SP__REASON__REASON_UNSPECIFIED ||
+        finding_stands(m->findings, m->n_findings, reason, v->volume_id))
         return 0;
-    return finding_add(FINDINGS(m), reason, about, "volume %s: %s%s%s", v->volume_id,
-                       advice(reason), message_empty(s->explanation) ? "" : "; ", s->explanation);
+    const struct words *w = words_for(reason);
+    /* Of plain dm-crypt only the content says that a key is wrong: which one it should have been
+     * helps. */
+    bool explained = !message_empty(s->explanation) &&
+                     (w->explained || v->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN) &&
+                     reason != SP__REASON__REASON_ESCROW_MISSING;
+    return finding_add(FINDINGS(m), reason, about, "%s%s%s%s%s%s", w->says, explained ? " (" : "",
+                       explained ? s->explanation : "", explained ? ")" : "",
+                       *w->advice ? ": " : "", w->advice);
 }
 
 static int prove(struct opened *o, Sp__Manifest *m, Sp__Volume *v, bool reproof)
@@ -236,7 +254,7 @@ static int prove(struct opened *o, Sp__Manifest *m, Sp__Volume *v, bool reproof)
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     struct sp_why why = {0};
     struct finding_about about = {.volume_id = v->volume_id};
-    const Sp__Volume *guest = compare_find(m->inventory, v->volume_id);
+    const Sp__Volume *guest = compare_find(m->inventory, v);
     prove.machine_id = m->machine_id;
     prove.point_id = m->point_id;
     prove.disks = o->list;
@@ -253,16 +271,16 @@ static int prove(struct opened *o, Sp__Manifest *m, Sp__Volume *v, bool reproof)
         return r;
     if (r < 0)
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
-                           "volume %s: the keeper could not be asked: %s", v->volume_id,
+                           "the keeper could not be asked: %s",
                            *why.text ? why.text : strerror(-r));
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_PROVE || !response->prove->statement)
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
-                           "volume %s: the keeper's answer made no sense", v->volume_id);
+                           "the keeper's answer made no sense");
     Sp__ProofStatement *s SP_CLEANUP(statement) = engine_statement(
         o->run->engine, response->prove->statement, m->machine_id, m->point_id, &why);
     if (!s)
-        return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
-                           "volume %s: %s", v->volume_id, why.text);
+        return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about, "%s",
+                           why.text);
     r = judge_proof(m, v, s);
     if (r < 0)
         return r;
@@ -347,7 +365,9 @@ static int account_disk(struct opened *o, Sp__Manifest *m, size_t i)
         if (r < 0 && r != -ECANCELED && r != -ENOMEM)
             return run_fail(o->run, SP__REASON__REASON_TRANSFER_CORRUPT, r);
     }
-    return r < 0 ? r : accounting_report(disk.disk_id, &left, FINDINGS(m));
+    if (r == 0)
+        r = accounting_report(disk.disk_id, &left, FINDINGS(m));
+    return r < 0 ? r : accounting_keep(disk.disk_id, &left, m);
 }
 
 int evidence_collect(struct run *run, Sp__Manifest *m, bool reproof)

@@ -53,6 +53,15 @@ void finding_clear(struct finding_list list)
     *list.count = 0;
 }
 
+bool finding_stands(Sp__Finding *const *at, size_t count, Sp__Reason reason, const char *volume_id)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (at[i]->reason == reason && !at[i]->note && strcmp(at[i]->volume_id, volume_id) == 0)
+            return true;
+    }
+    return false;
+}
+
 bool finding_has(const Sp__Finding *const *at, size_t count, Sp__Reason reason,
                  const char *volume_id)
 {

@@ -43,6 +43,20 @@ void ranges_settle(struct ranges *r)
     r->count = last + 1;
 }
 
+void ranges_coarsen(struct ranges *r, size_t most)
+{
+    for (uint64_t gap = 4096; r->count > most; gap = gap > UINT64_MAX / 2 ? UINT64_MAX : gap * 2) {
+        size_t last = 0;
+        for (size_t i = 1; i < r->count; i++) {
+            if (r->at[i].start - r->at[last].end <= gap)
+                r->at[last].end = r->at[i].end;
+            else
+                r->at[++last] = r->at[i];
+        }
+        r->count = last + 1;
+    }
+}
+
 /* Index of the first range that ends after `at`. */
 static size_t first_after(const struct ranges *r, uint64_t at)
 {

@@ -21,6 +21,9 @@ struct ranges {
 int ranges_add(struct ranges *, uint64_t start, uint64_t length);
 /* Sorts and merges what touches. Before any lookup. */
 void ranges_settle(struct ranges *);
+/* Makes neighbours one, the closest first (gaps double), until at most `most` (1 or more) are left.
+ * Of a settled set. */
+void ranges_coarsen(struct ranges *, size_t most);
 /* Calls `each` for the parts of [start, end) that are not in the set; a negative return ends. */
 int ranges_outside(const struct ranges *, uint64_t start, uint64_t end,
                    int (*each)(void *arg, uint64_t start, uint64_t end), void *arg);

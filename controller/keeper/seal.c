@@ -37,9 +37,9 @@ static int check_record(struct keeper *k, const Sp__Manifest *m, const Sp__Proof
                           "the record %s that opens %.100s is no longer in the keystore",
                           said->record_id, s->volume_id);
     if (e->state == SP__RECORD_STATE__RECORD_STATE_DESTROYED || e->generation != said->generation ||
-        strcmp(e->machine_id, m->machine_id) != 0 || strcmp(e->volume_id, s->volume_id) != 0 ||
-        e->secret_hmac.len != 32 || said->secret_hmac.len != 32 ||
-        memcmp(e->secret_hmac.data, said->secret_hmac.data, 32) != 0)
+        strcmp(e->machine_id, m->machine_id) != 0 ||
+        !sp_volume_id_same_base(e->volume_id, s->volume_id) || e->secret_hmac.len != 32 ||
+        said->secret_hmac.len != 32 || memcmp(e->secret_hmac.data, said->secret_hmac.data, 32) != 0)
         return sp_why_set(why, -ESTALE, "the record %s is not the one that was proved",
                           said->record_id);
     if (!pin_exists(k, m->point_id, e->record_id))

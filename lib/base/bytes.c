@@ -315,6 +315,12 @@ char *sp_volume_id_base(const char *volume_id, char out[VOLUME_ID_BYTES])
     return out;
 }
 
+bool sp_volume_id_same_base(const char *a, const char *b)
+{
+    char base_a[VOLUME_ID_BYTES], base_b[VOLUME_ID_BYTES];
+    return strcmp(sp_volume_id_base(a, base_a), sp_volume_id_base(b, base_b)) == 0;
+}
+
 /* ---- digests ---- */
 
 SP_DEFINE_CLEANUP(md_ctx, EVP_MD_CTX *, EVP_MD_CTX_free)

@@ -86,6 +86,7 @@ bool sp_uuid_valid(const char *text);
  * keys of both may be in escrow; any other id as it is. Returns out. */
 enum { VOLUME_ID_BYTES = 512 };
 char *sp_volume_id_base(const char *volume_id, char out[VOLUME_ID_BYTES]);
+bool sp_volume_id_same_base(const char *a, const char *b);
 
 int sp_random(void *out, size_t size);
 

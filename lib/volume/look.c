@@ -210,11 +210,15 @@ static int add_encrypted(struct look *l, const struct volume_node *node,
                          const struct volume_format *format, Sp__HeaderFacts *facts)
 {
     SP_CLEANUP(volume_facts) Sp__HeaderFacts *owned = facts;
-    char id[256];
+    char id[512];
     uint64_t offset;
     const char *disk_id = place_of(node, &offset);
     volume_id_text(format->kind, facts->uuid, disk_id, offset, id, sizeof id);
     bool again = is_known(l, id);
+    if (again) {
+        size_t end = strlen(id);
+        snprintf(id + end, sizeof id - end, "@%s+%llu", disk_id, (unsigned long long)offset);
+    }
     Sp__Volume *v = new_volume(l, node, format->kind, id);
     if (!v)
         return -ENOMEM;
@@ -230,8 +234,9 @@ static int add_encrypted(struct look *l, const struct volume_node *node,
     for (int i = 0; rc == 0 && facts->detached && i < count; i++)
         rc = look_account(l, node, ranges[i][0], ranges[i][1], format->name, id);
     if (rc == 0 && again)
-        rc = look_find(l, SP__REASON__REASON_INVENTORY_MISMATCH, false, node, id,
-                       "a second volume with the same UUID: a clone, which should get its own");
+        rc = look_find(l, SP__REASON__REASON_INVENTORY_MISMATCH, true, node, id,
+                       "another volume has this UUID too: they are told apart by their place; give "
+                       "the clone its own ('cryptsetup luksUUID')");
     struct fault_sink to = {.look = l, .node = node, .volume_id = id};
     return rc < 0 ? rc : volume_each_fault(facts, add_fault, &to);
 }

@@ -110,23 +110,67 @@ static void neighbours_are_one_range(void **state)
     free(t);
 }
 
-static void many_ranges_become_few_findings_that_name_them_all(void **state)
+static void many_ranges_are_one_finding(void **state)
 {
     (void)state;
     struct table *t = calloc(1, sizeof(*t));
-    for (unsigned i = 0; i < 100; i++)
+    for (unsigned i = 1; i <= 100; i++)
         t->bytes[i * 8192] = 1;
     struct ranges left RANGES = account(t, NULL, 0);
     assert_int_equal(left.count, 100);
-    Sp__Point *point = message_new(&sp__point__descriptor);
-    assert_int_equal(accounting_report("data0", &left, FINDINGS(point)), 0);
-    assert_int_equal(point->n_findings, ACCOUNTING_MAX_FINDINGS);
-    const Sp__Finding *last = point->findings[point->n_findings - 1];
-    assert_int_equal(last->reason, SP__REASON__REASON_UNIDENTIFIED_CONTENT);
-    assert_string_equal(last->disk_id, "data0");
-    assert_int_equal(last->offset_bytes + last->length_bytes, 99 * 8192 + 4096);
-    message_free(point);
+    Sp__Manifest *m = message_new(&sp__manifest__descriptor);
+    assert_int_equal(accounting_report("data0", &left, FINDINGS(m)), 0);
+    assert_int_equal(accounting_keep("data0", &left, m), 0);
+    assert_int_equal(m->n_findings, 1);
+    const Sp__Finding *f = m->findings[0];
+    assert_int_equal(f->reason, SP__REASON__REASON_UNIDENTIFIED_CONTENT);
+    assert_string_equal(f->disk_id, "data0");
+    assert_int_equal(f->offset_bytes, 8192);
+    assert_int_equal(f->offset_bytes + f->length_bytes, 100 * 8192 + 4096);
+    assert_non_null(strstr(f->text, "409600 bytes in 100 ranges (8192+4096, 16384+4096, "
+                                    "24576+4096, …)"));
+    assert_null(strstr(f->text, "data0"));
+    /* Each of them stays in the manifest. */
+    assert_int_equal(m->n_ranges, 100);
+    for (unsigned i = 0; i < 100; i++) {
+        assert_string_equal(m->ranges[i]->what, "unidentified");
+        assert_string_equal(m->ranges[i]->on->disk_id, "data0");
+        assert_int_equal(m->ranges[i]->on->offset_bytes, (i + 1) * 8192);
+        assert_int_equal(m->ranges[i]->on->length_bytes, 4096);
+    }
+    message_free(m);
     free(t);
+}
+
+static void nothing_left_is_no_finding(void **state)
+{
+    (void)state;
+    struct ranges left RANGES = {0};
+    Sp__Manifest *m = message_new(&sp__manifest__descriptor);
+    assert_int_equal(accounting_report("data0", &left, FINDINGS(m)), 0);
+    assert_int_equal(accounting_keep("data0", &left, m), 0);
+    assert_int_equal(m->n_findings + m->n_ranges, 0);
+    message_free(m);
+}
+
+static void very_many_ranges_are_covered_by_few(void **state)
+{
+    (void)state;
+    struct ranges left RANGES = {0};
+    /* Two clouds, far from each other: what is close becomes one, what is far stays apart. */
+    for (uint64_t i = 0; i < 5000; i++)
+        assert_int_equal(ranges_add(&left, i * 12288 + (i < 2500 ? 0 : UINT64_C(1) << 40), 4096),
+                         0);
+    ranges_settle(&left);
+    Sp__Manifest *m = message_new(&sp__manifest__descriptor);
+    uint64_t end = left.at[left.count - 1].end;
+    assert_int_equal(accounting_keep("data0", &left, m), 0);
+    assert_true(m->n_ranges >= 2 && m->n_ranges <= ACCOUNTING_MAX_RANGES);
+    const Sp__DiskExtent *last = m->ranges[m->n_ranges - 1]->on;
+    assert_int_equal(m->ranges[0]->on->offset_bytes, 0);
+    assert_int_equal(last->offset_bytes + last->length_bytes, end);
+    assert_true(last->offset_bytes >= UINT64_C(1) << 40);
+    message_free(m);
 }
 
 static int fails(void *self, uint64_t offset, void *out, uint32_t length, struct sp_why *why)
@@ -197,7 +241,9 @@ int main(void)
         cmocka_unit_test(what_is_used_is_not_even_read),
         cmocka_unit_test(a_byte_beside_what_is_used_is_found),
         cmocka_unit_test(neighbours_are_one_range),
-        cmocka_unit_test(many_ranges_become_few_findings_that_name_them_all),
+        cmocka_unit_test(many_ranges_are_one_finding),
+        cmocka_unit_test(nothing_left_is_no_finding),
+        cmocka_unit_test(very_many_ranges_are_covered_by_few),
         cmocka_unit_test(damage_is_an_error_not_an_answer),
         cmocka_unit_test(ranges_that_overflow_are_refused),
         cmocka_unit_test(ranges_merge_in_any_order),

@@ -55,6 +55,36 @@ static void the_same_on_both_sides_is_no_finding(void **state)
     end_scene(&s);
 }
 
+/* A cloned disk, attached beside the original: the look tells the two apart by their place. */
+static void clones_are_told_apart_by_their_place(void **state)
+{
+    (void)state;
+    static const char uuid[] = "luks:11111111-2222-4333-8444-555555555555";
+    static const char clone[] = "luks:11111111-2222-4333-8444-555555555555@e+0";
+    struct scene s = a_scene();
+    ADD(s.m, disks, a_disk("e", 1 << 20));
+    /* The guest names both alike, in the other order; the clone's key was changed since. */
+    ADD(s.m->inventory, volumes, luks(uuid, "e", 2));
+    ADD(s.m->inventory, volumes, luks(uuid, "d", 1));
+    ADD(s.look, volumes, luks(uuid, "d", 1));
+    ADD(s.look, volumes, luks(clone, "e", 2));
+    assert_int_equal(compare(COMPARE_NOW, s.look, s.m), 0);
+    assert_int_equal(s.m->n_findings, 0);
+    assert_int_equal(s.m->n_volumes, 2);
+    assert_string_not_equal(s.m->volumes[0]->volume_id, s.m->volumes[1]->volume_id);
+    assert_ptr_equal(compare_find(s.m->inventory, s.m->volumes[1]), s.m->inventory->volumes[0]);
+    end_scene(&s);
+    /* One that the guest does not have, beside one that it has. */
+    s = a_scene();
+    ADD(s.m, disks, a_disk("e", 1 << 20));
+    ADD(s.m->inventory, volumes, luks(uuid, "d", 1));
+    ADD(s.look, volumes, luks(uuid, "d", 3));
+    ADD(s.look, volumes, luks(clone, "e", 1));
+    assert_int_equal(compare(COMPARE_NOW, s.look, s.m), 0);
+    assert_true(has(&s, REASON(HEADER_CHANGED), uuid));
+    end_scene(&s);
+}
+
 static void a_changed_header_is_seen(void **state)
 {
     (void)state;
@@ -191,6 +221,19 @@ static void what_a_header_says_against_its_volume_is_said(void **state)
     end_scene(&s);
 }
 
+static void what_the_look_said_is_not_said_again(void **state)
+{
+    (void)state;
+    struct scene s = a_scene();
+    Sp__Volume *v = luks("luks:a", "d", 1);
+    v->header->damaged = 1;
+    ADD(s.look, volumes, v);
+    ADD(s.look, findings, a_finding(REASON(HEADER_DAMAGED), "luks:a", "d", 0));
+    assert_int_equal(compare(COMPARE_NONE, s.look, s.m), 0);
+    assert_int_equal(s.m->n_findings, 1);
+    end_scene(&s);
+}
+
 static void without_an_inventory_the_look_stands_alone(void **state)
 {
     (void)state;
@@ -216,6 +259,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_same_on_both_sides_is_no_finding),
+        cmocka_unit_test(clones_are_told_apart_by_their_place),
         cmocka_unit_test(a_changed_header_is_seen),
         cmocka_unit_test(one_side_only_is_a_mismatch),
         cmocka_unit_test(a_volume_elsewhere_is_not_seen_by_storage),
@@ -225,6 +269,7 @@ int main(void)
         cmocka_unit_test(random_swap_needs_no_proof_unless_the_agent_is_gone),
         cmocka_unit_test(a_detached_header_must_have_been_handed_over),
         cmocka_unit_test(what_a_header_says_against_its_volume_is_said),
+        cmocka_unit_test(what_the_look_said_is_not_said_again),
         cmocka_unit_test(without_an_inventory_the_look_stands_alone),
         cmocka_unit_test(kinds_nobody_knows_count_as_encrypted),
     };

@@ -801,7 +801,20 @@ static void test_same_uuid_twice(void **state)
     two_disks(disks, &luks, &luks);
     assert_int_equal(volume_look(disks, 2, true, &look), 0);
     assert_int_equal(look.volume_count, 2);
-    assert_non_null(finding_of(&look, SP__REASON__REASON_INVENTORY_MISMATCH, "luks:" UUID_LUKS));
+    assert_string_equal(look.volumes[0]->volume_id, "luks:" UUID_LUKS);
+    /* The clone has its place in its name, and everything about it bears that name. */
+    char clone[120];
+    snprintf(clone, sizeof clone, "luks:" UUID_LUKS "@%s+0", disks[1].disk_id);
+    assert_string_equal(look.volumes[1]->volume_id, clone);
+    assert_true(finding_of(&look, SP__REASON__REASON_INVENTORY_MISMATCH, clone)->note);
+    size_t own = 0;
+    for (size_t i = 0; i < look.range_count; i++) {
+        bool on_clone = strcmp(look.ranges[i]->on->disk_id, disks[1].disk_id) == 0;
+        if (*look.ranges[i]->volume_id)
+            assert_int_equal(strcmp(look.ranges[i]->volume_id, clone) == 0, on_clone);
+        own += on_clone;
+    }
+    assert_true(own > 0);
     volume_look_free(&look);
 }
 
