@@ -104,8 +104,15 @@ static int release(struct cli *cli, Sp__ReleaseRequest *request, const char *fol
     int made = sp_make_directories(folder, 0700);
     if (made < 0)
         return cli_fail(CLI_ERROR, "cannot make %s: %s", folder, strerror(-made));
-    for (size_t i = 0; r == CLI_OK && i < answer->n_keys; i++)
-        r = take_key(cli, mine, request->point_id, answer->keys[i], folder);
+    /* One that cannot be given or written does not keep the others from their owner. */
+    for (size_t i = 0; i < answer->n_keys; i++) {
+        int taken = take_key(cli, mine, request->point_id, answer->keys[i], folder);
+        if (r == CLI_OK)
+            r = taken;
+    }
+    for (size_t i = 0; i < answer->n_failures; i++)
+        r = cli_fail(CLI_ERROR, "%s: no key: %s", answer->failures[i]->volume_id,
+                     answer->failures[i]->text);
     if (r == CLI_OK && answer->n_keys == 0)
         return cli_fail(CLI_ERROR, "the point rests on no key");
     return r;

@@ -47,24 +47,21 @@ static int seal_material(const struct releasing *r, const Sp__ReleasedKey *key,
                                sp_secret_size(packed), ret);
 }
 
-static int release_one(struct releasing *r, const Sp__ProofStatement *s, struct sp_why *why)
+/* Whole, or not at all: nothing of a key that could not be given stays in the answer. */
+static int make_key(struct releasing *r, const Sp__ProofStatement *s, Sp__ReleasedKey *key,
+                    struct sp_why *why)
 {
     SP_SECRET struct sp_secret *secret = NULL;
-    Sp__ReleasedKey *key = MESSAGE_NEW(Sp__ReleasedKey, sp__released_key__init);
-    int e = key ? MESSAGE_ROOM(r->out->keys, r->out->n_keys) : -ENOMEM;
-    if (e < 0) {
-        free(key);
-        return e;
-    }
-    r->out->keys[r->out->n_keys++] = key;
-    e = record_load(r->k, s->record->record_id, &key->record, &secret, NULL);
+    int e = record_load(r->k, s->record->record_id, &key->record, &secret, NULL);
     if (e < 0)
-        return sp_why_set(why, e, "the record %s of volume %.100s %s", s->record->record_id,
-                          s->volume_id, e == -ENOENT ? "is not in this keystore" : "does not open");
+        return sp_why_set(why, e, "the record %s %s", s->record->record_id,
+                          e == -ENOENT    ? "is not in this keystore"
+                          : e == -ENODATA ? "was destroyed"
+                                          : "does not open");
     /* The generation that was proved for this very machine and volume, or nothing. */
     if (key->record->generation != s->record->generation ||
         strcmp(key->record->machine_id, s->machine_id) != 0 ||
-        strcmp(key->record->volume_id, s->volume_id) != 0)
+        !sp_volume_id_same_base(key->record->volume_id, s->volume_id))
         return sp_why_set(why, -ESTALE, "the record %s is not the one that was proved",
                           s->record->record_id);
     e = message_text(&key->volume_id, s->volume_id);
@@ -77,20 +74,68 @@ static int release_one(struct releasing *r, const Sp__ProofStatement *s, struct 
     return e;
 }
 
+static int release_one(struct releasing *r, const Sp__ProofStatement *s, struct sp_why *why)
+{
+    Sp__ReleasedKey *key = MESSAGE_NEW(Sp__ReleasedKey, sp__released_key__init);
+    int e = key ? MESSAGE_ROOM(r->out->keys, r->out->n_keys) : -ENOMEM;
+    if (e == 0)
+        e = make_key(r, s, key, why);
+    if (e < 0) {
+        if (key)
+            sp__released_key__free_unpacked(key, NULL);
+        return e;
+    }
+    r->out->keys[r->out->n_keys++] = key;
+    return 0;
+}
+
+static int note_failure(struct releasing *r, const Sp__ProofStatement *s, const char *text)
+{
+    Sp__ReleaseFailure *f = MESSAGE_NEW(Sp__ReleaseFailure, sp__release_failure__init);
+    int e = f ? MESSAGE_ROOM(r->out->failures, r->out->n_failures) : -ENOMEM;
+    if (e < 0) {
+        free(f);
+        return e;
+    }
+    r->out->failures[r->out->n_failures++] = f;
+    e = message_text(&f->volume_id, s->volume_id);
+    if (e == 0)
+        e = message_text(&f->record_id, s->record->record_id);
+    if (e == 0)
+        e = message_text(&f->text, text);
+    return e < 0 ? e
+                 : audit_write(r->k, r->who_text, "key.release.refused", s->record->record_id,
+                               "point %s volume %.100s: %s", r->ask->point_id, s->volume_id, text);
+}
+
+/* What concerns one record only; anything else (the disk, memory) ends the release. */
+static bool is_of_record(int error)
+{
+    return error == -ENOENT || error == -ESTALE || error == -EBADMSG || error == -EUCLEAN ||
+           error == -ENOKEY || error == -ENODATA;
+}
+
 static int release_all(struct releasing *r, struct sp_why *why)
 {
-    int e = 0;
+    const bool every = !r->ask->volume_id[0];
+    int e = 0, last = 0;
     for (size_t i = 0; i < r->judged.count && e == 0; i++) {
         const char *volume_id = r->judged.statements[i]->volume_id;
         const Sp__ProofStatement *s = manifest_opening(&r->judged, volume_id);
-        if (s && (!r->ask->volume_id[0] || strcmp(r->ask->volume_id, volume_id) == 0))
-            e = release_one(r, s, why);
+        if (!s || (!every && strcmp(r->ask->volume_id, volume_id) != 0))
+            continue;
+        e = release_one(r, s, why);
+        if (every && is_of_record(e)) {
+            last = e;
+            e = note_failure(r, s, why->text);
+        }
     }
-    if (e == 0 && r->out->n_keys == 0)
-        e = sp_why_set(why, -ENOENT, "no proof of the point %s names a key for %.100s",
-                       r->ask->point_id,
-                       r->ask->volume_id[0] ? r->ask->volume_id : "any of its volumes");
-    return e;
+    if (e < 0 || r->out->n_keys > 0)
+        return e;
+    return last < 0
+               ? last
+               : sp_why_set(why, -ENOENT, "no proof of the point %s names a key for %.100s",
+                            r->ask->point_id, every ? "any of its volumes" : r->ask->volume_id);
 }
 
 /* ---- checks ---- */

@@ -38,16 +38,15 @@ static void add_disk(Sp__Manifest *m)
     m->n_disks = 1;
 }
 
-static void add_volume(Sp__Manifest *m)
+static void add_volume(Sp__Manifest *m, const char *volume)
 {
     Sp__Volume *v = NEW(Sp__Volume, sp__volume__init);
-    set_text(&v->volume_id, VOLUME);
+    set_text(&v->volume_id, volume);
     v->kind = SP__VOLUME_KIND__VOLUME_KIND_LUKS2;
     v->header = NEW(Sp__HeaderFacts, sp__header_facts__init);
     set_bytes(&v->header->fingerprint, fake.fingerprint, 32);
-    m->volumes = malloc(sizeof(*m->volumes));
-    m->volumes[0] = v;
-    m->n_volumes = 1;
+    m->volumes = realloc(m->volumes, (m->n_volumes + 1) * sizeof(*m->volumes));
+    m->volumes[m->n_volumes++] = v;
 }
 
 /* What the controller asks for before it seals. */
@@ -67,6 +66,19 @@ static void add_keystore(struct rig *r, Sp__Manifest *m)
     set_bytes(&m->keeper_audit_head, s->status->audit_head.data, s->status->audit_head.len);
 }
 
+void point_add_volume(struct rig *r, struct point *p, const char *volume)
+{
+    Sp__Manifest *m = p->manifest;
+    add_volume(m, volume);
+    m->proofs = realloc(m->proofs, (m->n_proofs + 1) * sizeof(*m->proofs));
+    struct proof_options o = {
+        .machine = m->machine_id, .point = m->point_id, .volume = volume, .root = 0xaa};
+    Sp__ProofStatement *s = prove(r, o, &m->proofs[m->n_proofs++]);
+    assert_int_equal(s->verdict, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS);
+    sp__proof_statement__free_unpacked(s, NULL);
+    add_keystore(r, m);
+}
+
 struct point point_make_for(struct rig *r, const char *machine, const char *point)
 {
     struct point p = {.manifest = NEW(Sp__Manifest, sp__manifest__init)};
@@ -80,14 +92,7 @@ struct point point_make_for(struct rig *r, const char *machine, const char *poin
     m->grade = SP__GRADE__GRADE_FILESYSTEM;
     m->state_at_seal = SP__POINT_STATE__POINT_STATE_VALID;
     add_disk(m);
-    add_volume(m);
-    m->proofs = malloc(sizeof(*m->proofs));
-    m->n_proofs = 1;
-    Sp__ProofStatement *s = prove(
-        r, (struct proof_options){.machine = machine, .point = point, .root = 0xaa}, &m->proofs[0]);
-    assert_int_equal(s->verdict, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS);
-    sp__proof_statement__free_unpacked(s, NULL);
-    add_keystore(r, m);
+    point_add_volume(r, &p, VOLUME);
     return p;
 }
 

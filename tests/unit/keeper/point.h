@@ -15,6 +15,8 @@ struct point {
 struct point point_make(struct rig *);
 /* For a second machine or point. */
 struct point point_make_for(struct rig *, const char *machine, const char *point);
+/* One more LUKS2 volume, proved like the first. What it needs is imported and pinned before. */
+void point_add_volume(struct rig *, struct point *, const char *volume);
 void point_free(struct point *);
 
 Sp__Signed *seal_point(struct rig *, const struct point *);

@@ -66,7 +66,7 @@ static void open_key(const Sp__ReleasedKey *key, const char *secret)
 {
     SP_BUFFER struct sp_buffer aad = {0};
     SP_SECRET struct sp_secret *packed = NULL;
-    assert_int_equal(sp_release_aad(&aad, POINT, VOLUME, key->record->record_id), 0);
+    assert_int_equal(sp_release_aad(&aad, POINT, key->volume_id, key->record->record_id), 0);
     assert_int_equal(sp_box_open(reply, aad.data, aad.size, key->material, &packed), 0);
     Sp__KeyMaterial *m =
         sp__key_material__unpack(NULL, sp_secret_size(packed), sp_secret_data(packed));
@@ -185,6 +185,67 @@ static void test_invalid_points_release_what_was_proved(void **state)
     clear(&n);
 }
 
+#define VOLUME_B "luks:88888888-8888-4888-8888-888888888888"
+#define CLONE    VOLUME "@data0+33554432"
+
+static void seal_again(struct rig *r)
+{
+    Sp__Signed *fresh = seal_point(r, &point);
+    sp__signed__free_unpacked(sealed, NULL);
+    sealed = fresh;
+}
+
+static void test_one_bad_record_does_not_hold_back_the_others(void **state)
+{
+    struct rig *r = *state;
+    struct releasing n;
+    char bad[37];
+    import_key(r, MACHINE, VOLUME_B, "", "open sesame", bad);
+    pin_point(r, POINT, MACHINE, VOLUME_B);
+    point_add_volume(r, &point, VOLUME_B);
+    seal_again(r);
+    sql(r, "UPDATE records SET ciphertext=zeroblob(64) WHERE volume_id='" VOLUME_B "'");
+
+    fill(r, &n, &r->admin);
+    ANSWER a = rig_call(r, &n.request);
+    assert_int_equal(a->release->n_keys, 1);
+    assert_string_equal(a->release->keys[0]->volume_id, VOLUME);
+    open_key(a->release->keys[0], "open sesame");
+    assert_int_equal(a->release->n_failures, 1);
+    assert_string_equal(a->release->failures[0]->volume_id, VOLUME_B);
+    assert_string_equal(a->release->failures[0]->record_id, bad);
+    assert_non_null(strstr(a->release->failures[0]->text, "does not open"));
+    assert_true(audit_has(r, "key.release.refused", VOLUME_B));
+
+    /* Asked for by name, it is an error of the call. */
+    n.ask.volume_id = (char *)(uintptr_t)VOLUME_B;
+    resign(r, &n, &r->admin);
+    rig_refused(r, &n.request, EBADMSG, "does not open");
+    /* And so it is when none is left. */
+    sql(r, "UPDATE records SET ciphertext=zeroblob(64)");
+    n.ask.volume_id = (char *)(uintptr_t) "";
+    resign(r, &n, &r->admin);
+    rig_refused(r, &n.request, EBADMSG, "does not open");
+    clear(&n);
+}
+
+/* A cloned disk beside the original: one UUID, two volumes, the key in escrow once. */
+static void test_a_clone_is_opened_by_the_originals_key(void **state)
+{
+    struct rig *r = *state;
+    struct releasing n;
+    point_add_volume(r, &point, CLONE);
+    seal_again(r);
+    fill(r, &n, &r->admin);
+    ANSWER a = rig_call(r, &n.request);
+    assert_int_equal(a->release->n_keys, 2);
+    assert_string_equal(a->release->keys[1]->volume_id, CLONE);
+    assert_string_equal(a->release->keys[1]->record->record_id, point.record_id);
+    open_key(a->release->keys[0], "open sesame");
+    open_key(a->release->keys[1], "open sesame");
+    clear(&n);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -196,6 +257,8 @@ int main(void)
         TEST(test_unsealed_and_changed_manifests_release_nothing),
         TEST(test_another_point_and_unknown_volumes_are_refused),
         TEST(test_the_controller_cannot_change_who_gets_the_answer),
+        TEST(test_one_bad_record_does_not_hold_back_the_others),
+        TEST(test_a_clone_is_opened_by_the_originals_key),
         TEST(test_invalid_points_release_what_was_proved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
