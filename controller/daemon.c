@@ -194,6 +194,9 @@ static void on_audit(void *self, const char *who, const char *what, const char *
 {
     struct daemon *d = self;
     (void)who;
+    /* An agent that is refused tries again, for ever. */
+    if (strcmp(what, "agent.refused") == 0 && !refusals_admit(d->api.refusals, about))
+        return;
     api_audit(&d->api, NULL, what, about, "%s", text);
 }
 
@@ -236,6 +239,7 @@ static void *tick(void *arg)
     struct daemon *d = arg;
     for (uint64_t n = 1; wait_tick(d); n++) {
         refresh_identities(d);
+        api_tell_refusals(&d->api, false);
         if (n % TIDY_EVERY_TICKS == 0) {
             engine_tidy(d->api.engine);
             engine_retry(d->api.engine);
@@ -297,6 +301,8 @@ static int start_parts(struct daemon *d, struct sp_why *why)
         r = pool_new("stream", STREAM_THREADS, QUEUE_MAX, &api->streams);
     if (r == 0)
         r = pool_new("audit", 1, QUEUE_MAX, &api->audits);
+    if (r == 0)
+        r = refusals_new(&sp_clock_system, &api->refusals);
     if (r == 0)
         r = watch_new(api, &api->watch);
     if (r == 0)
@@ -451,7 +457,10 @@ void daemon_stop(struct daemon *d)
     rpc_server_free(d->server);
     pool_free(d->api.streams);
     pool_free(d->api.requests);
+    if (d->api.refusals && d->api.audits)
+        api_tell_refusals(&d->api, true);
     pool_free(d->api.audits);
+    refusals_free(d->api.refusals);
     engine_free(d->api.engine);
     identities_free(d->api.identities);
     keeper_client_free(d->keeper);

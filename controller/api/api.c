@@ -29,6 +29,7 @@ static const struct row {
     {"Backup/CancelJob", api_cancel_job, false},
     {"Backup/ListPoints", api_list_points, false},
     {"Backup/GetPoint", api_get_point, false},
+    {"Backup/ReadManifest", api_read_manifest, true},
     {"Backup/VerifyPoint", api_verify_point, false},
     {"Backup/ReadDisk", api_read_disk, true},
     {"Backup/AddVault", api_add_vault, false},
@@ -89,7 +90,8 @@ static bool refused(int error)
 static void answer_error(struct request *q, int error, const struct sp_why *why)
 {
     if (refused(error))
-        api_audit(q->api, q->call, "access.refused", rpc_method_of(q->call)->path, "%s", why->text);
+        api_audit_refusal(q->api, q->call, "access.refused", rpc_method_of(q->call)->path, "%s",
+                          why->text);
     if (error == -EPIPE)
         return;
     /* The keeper's word for a precondition that does not hold. */
@@ -214,7 +216,7 @@ int api_authorise(void *self, const struct rpc_call *call, struct sp_why *why)
         identities_check(api->identities, rpc_peer(call), RPC_CUSTODIAN, NULL, NULL) == 0)
         r = 0;
     if (refused(r))
-        api_audit(api, call, "access.refused", method->path, "%s", why->text);
+        api_audit_refusal(api, call, "access.refused", method->path, "%s", why->text);
     return r;
 }
 
@@ -335,18 +337,16 @@ static void write_note(void *arg)
     free(n);
 }
 
-void api_audit(struct api *api, const struct rpc_call *call, const char *what, const char *about,
-               const char *format, ...)
+__attribute__((format(printf, 5, 0))) static void note(struct api *api, const struct rpc_call *call,
+                                                       const char *what, const char *about,
+                                                       const char *format, va_list args)
 {
     struct note *n = calloc(1, sizeof(*n));
     if (!n) {
         sp_log(SP_LOG_ERROR, "audit entry lost", "what", what, "about", about, NULL);
         return;
     }
-    va_list args;
-    va_start(args, format);
     int length = vsnprintf(n->text, sizeof(n->text), format, args);
-    va_end(args);
     n->api = api;
     n->what = what;
     api_who(call, n->who);
@@ -362,4 +362,38 @@ void api_audit(struct api *api, const struct rpc_call *call, const char *what, c
                NULL);
         free(n);
     }
+}
+
+void api_audit(struct api *api, const struct rpc_call *call, const char *what, const char *about,
+               const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    note(api, call, what, about, format, args);
+    va_end(args);
+}
+
+void api_audit_refusal(struct api *api, const struct rpc_call *call, const char *what,
+                       const char *about, const char *format, ...)
+{
+    char who[320], source[80];
+    /* Somebody we know is told apart from others at the same address. */
+    const char *from = *api_who(call, who) ? who : refusals_source(rpc_peer_address(call), source);
+    if (!refusals_admit(api->refusals, from))
+        return;
+    va_list args;
+    va_start(args, format);
+    note(api, call, what, about, format, args);
+    va_end(args);
+}
+
+static void tell(void *arg, const char *source, unsigned count)
+{
+    api_audit(arg, NULL, "refused.more", source, "%u more refused from %s in the last minute",
+              count, *source ? source : "other addresses");
+}
+
+void api_tell_refusals(struct api *api, bool all)
+{
+    refusals_tell(api->refusals, all, tell, api);
 }

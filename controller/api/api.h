@@ -10,6 +10,7 @@
 #ifndef SEALPOINT_API_API_H
 #define SEALPOINT_API_API_H
 
+#include "controller/api/refusals.h"
 #include "controller/backup/engine.h"
 #include "controller/catalog/catalog.h"
 #include "controller/fleet/fleet.h"
@@ -29,6 +30,7 @@ struct api {
     struct pool *requests; /* short work */
     struct pool *streams;  /* what takes as long as its reader does */
     struct pool *audits;   /* one thread: the order of what happened */
+    struct refusals *refusals;
     struct watch *watch;
     /* As keeper_call, with a missing keeper as -EHOSTUNREACH. */
     int (*keeper)(void *self, Sp__KeeperRequest *, int timeout_ms, Sp__KeeperResponse **ret,
@@ -54,7 +56,8 @@ typedef int api_handler(struct api *, struct rpc_call *, const ProtobufCMessage 
 api_handler api_list_events, api_list_machines, api_get_machine, api_watch, api_add_machine, api_set_source,
     api_set_policy, api_release_quarantine, api_get_status;
 api_handler api_start, api_watch_job, api_cancel_job, api_list_points, api_get_point,
-    api_verify_point, api_read_disk, api_add_vault, api_list_vaults, api_check_vault;
+    api_read_manifest, api_verify_point, api_read_disk, api_add_vault, api_list_vaults,
+    api_check_vault;
 api_handler api_get_keeper_keys, api_get_nonce, api_import, api_list_keys, api_release;
 api_handler api_create_token, api_list_tokens, api_revoke_token, api_add_user, api_list_users,
     api_revoke_user, api_revoke_machine, api_approve_machine, api_list_audit;
@@ -85,6 +88,11 @@ int api_execute(struct api *, struct rpc_call *, const ProtobufCMessage *request
                 ProtobufCMessage **ret, struct sp_why *);
 void api_audit(struct api *, const struct rpc_call *, const char *what, const char *about,
                const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* As api_audit, for what was refused: bounded, see refusals.h. */
+void api_audit_refusal(struct api *, const struct rpc_call *, const char *what, const char *about,
+                       const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* Writes how many refusals were not written one by one; with `all` at once. Call now and then. */
+void api_tell_refusals(struct api *, bool all);
 /* The caller's name: "spiffe://…"; "" without a certificate. */
 char *api_who(const struct rpc_call *, char out[320]);
 

@@ -215,7 +215,8 @@ static int add_manifest(struct api *api, Sp__PointDetail *detail)
                                  "valid, or the keeper's key is not at hand: verify the point");
     if (r == 0)
         r = add_proofs(api, detail, m);
-    /* Captured headers can make it larger than a message may be; it can be had from the vault. */
+    detail->manifest_bytes = sealed->payload.len;
+    /* Captured headers can make it larger than a message may be: ReadManifest gives it in parts. */
     if (r == 0 && sealed->payload.len <= MANIFEST_MAX_BYTES)
         detail->manifest = sp_steal(sealed);
     return r;
@@ -229,7 +230,10 @@ int api_get_point(struct api *api, struct rpc_call *call, const ProtobufCMessage
     char id[37];
     int r = catalog_point_find(api->catalog, asked->point, id);
     if (r == -ENOENT)
-        return sp_why_set(why, r, "no point '%s': 'sealpoint point list' shows them", asked->point);
+        return sp_why_set(
+            why, r,
+            "no point '%.60s': 'sealpoint point list' shows them; 8 characters of an id are enough",
+            asked->point);
     if (r == -ENOTUNIQ)
         return sp_why_set(why, -EINVAL, "several points begin with '%s': give more of the id",
                           asked->point);

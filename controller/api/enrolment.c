@@ -4,21 +4,37 @@
 #include "controller/api/api.h"
 #include <string.h>
 
+/* The id of a machine that was added by this name and never enrolled; "" when there is none. */
+static char *added_by_name(struct api *api, const char *name, char out[37])
+{
+    Sp__Machine *m = NULL;
+    out[0] = '\0';
+    if (message_empty(name) || catalog_machine_get(api->catalog, name, false, &m) < 0)
+        return out;
+    /* The catalog also finds by id; a guest's name is only ever a name. */
+    if (strcmp(m->name, name) == 0 && !(m->agent && m->agent->enrolled))
+        snprintf(out, 37, "%s", m->machine_id);
+    message_free(m);
+    return out;
+}
+
 int api_enrol(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
               ProtobufCMessage **ret, struct sp_why *why)
 {
     const Sp__EnrolRequest *asked = (const void *)request;
+    char known[37];
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_ENROL;
     ask.enrol = (Sp__EnrolRequest *)asked;
+    ask.known_machine_id = added_by_name(api, asked->machine_name, known);
     int r = api_ask_keeper(api, call, &ask, &response, why);
     if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_ENROL)
         r = -EPROTO;
     if (r < 0) {
         /* EACCES, EPERM and EKEYREJECTED are noted by whoever answers; this adds who it was. */
-        api_audit(api, call, "enrol.refused", asked->token_id, "machine %.100s: %s",
-                  asked->machine_name, why->text);
+        api_audit_refusal(api, call, "enrol.refused", asked->token_id, "machine %.100s: %s",
+                          asked->machine_name, why->text);
         return r;
     }
     Sp__EnrolResponse *enrolled = response->enrol;

@@ -3,10 +3,17 @@
  * The Fleet service. */
 #include "base/clock.h"
 #include "controller/api/api.h"
+#include "controller/backup/verdict.h"
 #include <fnmatch.h>
 #include <string.h>
 
-enum { PAGE_DEFAULT = 200, PAGE_MAX = 1000, NAME_MAX_BYTES = 128 };
+enum {
+    PAGE_DEFAULT = 200,
+    PAGE_MAX = 1000,
+    NAME_MAX_BYTES = 128,
+    POLICY_MAX = 256,
+    POLICY_TEXT_MAX = 512
+};
 
 struct page {
     struct api *api;
@@ -99,7 +106,8 @@ int api_watch(struct api *api, struct rpc_call *call, const ProtobufCMessage *re
 
 static bool good_name(const char *name)
 {
-    if (message_empty(name) || strlen(name) > NAME_MAX_BYTES)
+    /* A name that is an id would be taken for the machine with that id. */
+    if (message_empty(name) || strlen(name) > NAME_MAX_BYTES || sp_uuid_valid(name))
         return false;
     for (const char *p = name; *p; p++) {
         if ((unsigned char)*p < 0x21 || *p == 0x7f)
@@ -118,7 +126,10 @@ int api_add_machine(struct api *api, struct rpc_call *call, const ProtobufCMessa
         return r;
     if (!good_name(asked->name))
         return sp_why_set(why, -EINVAL,
-                          "a machine's name has 1 to %d characters and no white space",
+                          "a machine's name has 1 to %d characters, no white space, and is no id",
+                          NAME_MAX_BYTES);
+    if (!message_empty(asked->group) && !good_name(asked->group))
+        return sp_why_set(why, -EINVAL, "a group's name has 1 to %d characters and no white space",
                           NAME_MAX_BYTES);
     Sp__Machine *m = message_new(&sp__machine__descriptor);
     r = m ? sp_uuid_make(id) : -ENOMEM;
@@ -238,6 +249,40 @@ static int set_policy(Sp__Machine *m, void *arg)
     return 0;
 }
 
+static int check_exception(const Sp__Exception *e, struct sp_why *why)
+{
+    if (message_empty(e->volume_id))
+        return sp_why_set(why, -EINVAL, "an exception names the volume (or disk) that it is for");
+    if (!verdict_may_allow(e->reason))
+        return sp_why_set(why, -EINVAL, "%s is no reason that a policy may accept",
+                          sp_enum_name(&sp__reason__descriptor, (int)e->reason, "REASON_"));
+    if (strlen(e->volume_id) > POLICY_TEXT_MAX || strlen(e->why) > POLICY_TEXT_MAX)
+        return sp_why_set(why, -EINVAL, "an exception's texts have at most %d characters",
+                          POLICY_TEXT_MAX);
+    return 0;
+}
+
+/* A policy goes into every manifest of the machine: it stays small, and says nothing that this
+ * program does not know. */
+static int check_policy(const Sp__Policy *policy, struct sp_why *why)
+{
+    if (policy->minimum_grade &&
+        !protobuf_c_enum_descriptor_get_value(&sp__grade__descriptor, (int)policy->minimum_grade))
+        return sp_why_set(why, -EINVAL, "%d is no grade", (int)policy->minimum_grade);
+    if (policy->n_exceptions > POLICY_MAX || policy->n_excluded_disks > POLICY_MAX)
+        return sp_why_set(why, -EINVAL, "a policy has at most %d exceptions and excluded disks",
+                          POLICY_MAX);
+    for (size_t i = 0; i < policy->n_excluded_disks; i++) {
+        if (strlen(policy->excluded_disks[i]) > POLICY_TEXT_MAX)
+            return sp_why_set(why, -EINVAL, "a disk's id has at most %d characters",
+                              POLICY_TEXT_MAX);
+    }
+    int r = 0;
+    for (size_t i = 0; i < policy->n_exceptions && r == 0; i++)
+        r = check_exception(policy->exceptions[i], why);
+    return r;
+}
+
 int api_set_policy(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                    ProtobufCMessage **ret, struct sp_why *why)
 {
@@ -245,12 +290,10 @@ int api_set_policy(struct api *api, struct rpc_call *call, const ProtobufCMessag
     Sp__Machine *m = NULL, *changed = NULL;
     if (!asked->policy)
         return sp_why_set(why, -EINVAL, "the request carries no policy");
-    for (size_t i = 0; i < asked->policy->n_exceptions; i++) {
-        if (message_empty(asked->policy->exceptions[i]->volume_id))
-            return sp_why_set(why, -EINVAL,
-                              "an exception names the volume (or disk) that it is for");
-    }
-    int r = api_machine(api, call, asked->machine, false, &m, why);
+    int r = check_policy(asked->policy, why);
+    if (r < 0)
+        return r;
+    r = api_machine(api, call, asked->machine, false, &m, why);
     struct change c = {.policy = asked->policy, .who = rpc_peer(call)->name};
     if (r == 0)
         r = catalog_machine_change(api->catalog, m->machine_id, set_policy, &c, &changed);

@@ -6,6 +6,42 @@
 
 enum { BLOCK_BYTES = 1 << 20 };
 
+/* ---- a manifest ---- */
+
+static int send_manifest(struct rpc_call *call, const Sp__Signed *sealed)
+{
+    size_t at = 0;
+    int r;
+    do {
+        Sp__ManifestPart part = SP__MANIFEST_PART__INIT;
+        size_t left = sealed->payload.len - at;
+        part.payload.data = sealed->payload.data + at;
+        part.payload.len = left < BLOCK_BYTES ? left : BLOCK_BYTES;
+        at += part.payload.len;
+        part.last = at == sealed->payload.len;
+        if (part.last) {
+            part.signatures = sealed->signatures;
+            part.n_signatures = sealed->n_signatures;
+        }
+        r = api_send(call, &part.base);
+    } while (r == 0 && at < sealed->payload.len);
+    return r;
+}
+
+int api_read_manifest(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
+                      ProtobufCMessage **ret, struct sp_why *why)
+{
+    const Sp__GetPointRequest *asked = (const void *)request;
+    Sp__Signed *sealed SP_CLEANUP(signed_message) = NULL;
+    Sp__Manifest *m SP_CLEANUP(manifest) = NULL;
+    bool good = false;
+    (void)ret;
+    int r = engine_manifest(api->engine, asked->point, &sealed, &m, &good, why);
+    if (r == 0)
+        r = api_allow_machine_id(api, call, m->machine_id, why);
+    return r < 0 ? r : send_manifest(call, sealed);
+}
+
 /* ---- a disk ---- */
 
 struct stream {

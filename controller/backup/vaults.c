@@ -5,6 +5,8 @@
 #include "controller/backup/run.h"
 #include <string.h>
 
+enum { VAULT_NAME_MAX = 120 };
+
 /* ---- open vaults ---- */
 
 static struct vault *find_open(struct engine *e, const char *vault_id, bool keyed)
@@ -121,7 +123,10 @@ int engine_manifest(struct engine *e, const char *point, Sp__Signed **ret,
     struct sp_bytes none = {0};
     int r = catalog_point_find(e->options.catalog, point, id);
     if (r == -ENOENT)
-        return sp_why_set(why, r, "no point '%s': 'sealpoint point list' shows them", point);
+        return sp_why_set(
+            why, r,
+            "no point '%.60s': 'sealpoint point list' shows them; 8 characters of an id are enough",
+            point);
     if (r == -ENOTUNIQ)
         return sp_why_set(why, -EINVAL, "several points begin with '%s': give more of the id",
                           point);
@@ -261,6 +266,10 @@ int engine_add_vault(struct engine *e, const char *name, const Sp__VaultConfig *
 {
     if (message_empty(name) || !config)
         return sp_why_set(why, -EINVAL, "a vault needs a name and a place");
+    if (strlen(name) > VAULT_NAME_MAX || sp_uuid_valid(name) || strpbrk(name, " \t\r\n\033"))
+        return sp_why_set(why, -EINVAL,
+                          "a vault's name has 1 to %d characters, no white space, and is no id",
+                          VAULT_NAME_MAX);
     Sp__Vault *same = NULL;
     int r = catalog_vault_get(e->options.catalog, name, &same);
     message_free(same);
@@ -303,6 +312,8 @@ struct check {
     void *arg;
     Sp__CheckProgress *last; /* the vault's own last word, told after the comparisons */
     Sp__CheckProgress *extra;
+    char **point_ids;
+    size_t point_count;
 };
 
 static int add_problem(Sp__CheckProgress *progress, bool data_lost, const char *point_id,
@@ -331,20 +342,30 @@ static int on_progress(void *arg, const Sp__CheckProgress *progress)
     return c->last ? 0 : -ENOMEM;
 }
 
-static int check_point(void *arg, uint64_t rowid, Sp__Point *point)
+/* The points of this vault: their ids first, since reading manifests may take long and the catalog
+ * has others to serve. */
+static int gather_point(void *arg, uint64_t rowid, Sp__Point *point)
 {
     (void)rowid;
     struct check *c = arg;
+    return strcmp(point->vault_id, c->vault_id) == 0
+               ? message_append_text(&c->point_ids, &c->point_count, point->point_id)
+               : 0;
+}
+
+static int check_point(struct check *c, const char *point_id)
+{
     struct sp_bytes none = {0};
     struct sp_why why = {0};
     struct catalog_point *cp CATALOG_POINT = NULL;
     Sp__Signed *sealed SP_CLEANUP(signed_message) = NULL;
     Sp__Manifest *m SP_CLEANUP(manifest) = NULL;
-    if (strcmp(point->vault_id, c->vault_id) != 0)
+    int r = catalog_point_get(c->engine->options.catalog, point_id, &cp);
+    if (r == -ENOENT) /* gone since */
         return 0;
-    int r = catalog_point_get(c->engine->options.catalog, point->point_id, &cp);
     if (r < 0 || !cp->stored)
         return r;
+    const Sp__Point *point = cp->point;
     r = vault_get_manifest(c->vault, point->machine_id, point->point_id, none, &sealed, &m, &why);
     if (r < 0)
         return add_problem(c->extra, true, point->point_id,
@@ -375,6 +396,18 @@ static int check_known(void *arg, const char *machine_id, const char *point_id)
                            sp_format("the vault holds point %s, which the catalog does not know: "
                                      "restart sealpointd to take it over",
                                      point_id));
+    return r;
+}
+
+static int check_points(struct check *c)
+{
+    int r = catalog_point_each(c->engine->options.catalog, NULL, 0, gather_point, c);
+    for (size_t i = 0; i < c->point_count; i++) {
+        if (r == 0)
+            r = check_point(c, c->point_ids[i]);
+        free(c->point_ids[i]);
+    }
+    free(c->point_ids);
     return r;
 }
 
@@ -420,7 +453,7 @@ int engine_check_vault(struct engine *e, const char *name, bool read_data,
     if (r == 0) {
         c.extra = c.last ? c.last : message_new(&sp__check_progress__descriptor);
         c.last = NULL;
-        r = c.extra ? catalog_point_each(e->options.catalog, NULL, 0, check_point, &c) : -ENOMEM;
+        r = c.extra ? check_points(&c) : -ENOMEM;
     }
     if (r == 0)
         r = vault_list_manifests(c.vault, check_known, &c);

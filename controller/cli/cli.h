@@ -89,6 +89,10 @@ void cli_renew(struct cli *, const char *certificate_pem);
 /* A machine by id or name; the answer holds the inventory. */
 int cli_machine(struct cli *, const char *machine, Sp__Machine **ret);
 
+/* Texts of guests and of others pass through here on their way to a terminal: control characters
+ * (and what is no UTF-8) become '?'. In place; every string of the message. */
+void cli_clean(ProtobufCMessage *);
+void cli_clean_text(char *);
 int cli_fail(int exit_code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- signed requests and boxes (signed.c) ---- */
@@ -99,8 +103,9 @@ int cli_sign(struct cli *, const char *method, const ProtobufCMessage *arguments
 int cli_call_signed(struct cli *, const char *method, const ProtobufCMessage *arguments, void *ret);
 /* The keeper's keys, their signature checked against the profile's CA. */
 int cli_keeper_keys(struct cli *, Sp__KeeperKeys **ret);
-/* Checks the keeper's seal on a manifest and unpacks it. */
-int cli_manifest(struct cli *, const Sp__Signed *sealed, Sp__Manifest **ret);
+/* The point's manifest: asks for it where the answer had no room for it, checks the keeper's seal
+ * and that it is this point's, and unpacks it. */
+int cli_manifest(struct cli *, const Sp__PointDetail *, Sp__Manifest **ret);
 
 /* ---- secrets from a person or a file (secret_input.c) ---- */
 /* `strip`: one line end at the end does not belong to the secret. "-": standard input. */

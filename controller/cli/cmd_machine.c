@@ -91,6 +91,22 @@ static void print_volume(struct cli_table *t, const Sp__Volume *v)
     cli_table_row(t, cells);
 }
 
+/* What the agent did not say is left out. */
+static void print_agent(const Sp__AgentStatus *a)
+{
+    char when[24];
+    printf("agent       %s", a->connected ? "connected" : "away");
+    if (*a->version)
+        printf(", version %s", a->version);
+    if (*a->os)
+        printf(", %s", a->os);
+    if (*a->kernel)
+        printf(", kernel %s", a->kernel);
+    if (a->last_seen_unix_ms)
+        printf("; last seen %s", cli_time_text(a->last_seen_unix_ms, when));
+    printf("\n");
+}
+
 static int print_machine(const Sp__Machine *m)
 {
     char when[24];
@@ -98,9 +114,7 @@ static int print_machine(const Sp__Machine *m)
     if (*m->group)
         printf("group       %s\n", m->group);
     if (m->agent && m->agent->enrolled)
-        printf("agent       %s, %s, %s, kernel %s; last seen %s\n",
-               m->agent->connected ? "connected" : "away", m->agent->version, m->agent->os,
-               m->agent->kernel, cli_time_text(m->agent->last_seen_unix_ms, when));
+        print_agent(m->agent);
     if (m->agent && m->agent->quarantined)
         printf("QUARANTINED %s\n", m->agent->quarantine_reason);
     if (m->source && m->source->kind_case == SP__SOURCE_CONFIG__KIND_QEMU)

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include <ctype.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,8 +17,25 @@
 
 extern char **environ;
 
+/* Ctrl-C: the disk that is being written is removed, finished ones stay. A second one ends at once.
+ */
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    interrupted = number;
+}
+
+static void catch_interrupts(void)
+{
+    const struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+}
+
 struct restore {
     struct cli *cli;
+    const Sp__Manifest *manifest;
     const char *point_id, *folder;
     bool qcow2, force;
     uint64_t done_bytes, total_bytes;
@@ -42,6 +60,8 @@ static int on_data(void *self, const ProtobufCMessage *message)
 {
     struct incoming *in = self;
     const Sp__DiskData *d = (const Sp__DiskData *)message;
+    if (interrupted)
+        return fault(in, -EINTR, "interrupted");
     if (d->kind_case == SP__DISK_DATA__KIND_END) {
         if (d->end->root.len != in->disk->root.len ||
             memcmp(d->end->root.data, in->disk->root.data, in->disk->root.len) != 0)
@@ -64,22 +84,37 @@ static int on_data(void *self, const ProtobufCMessage *message)
     return 0;
 }
 
+static char name_character(char c)
+{
+    return isalnum((unsigned char)c) || c == '-' || c == '_' || c == '.' ? c : '_';
+}
+
+static bool same_name(const char *a, const char *b)
+{
+    for (; *a && *b && name_character(*a) == name_character(*b); a++, b++) {
+    }
+    return !*a && !*b;
+}
+
+/* Ids that differ only in what a file name cannot have get a number. */
 static char *disk_path(const struct restore *r, const Sp__DiskImage *disk, const char *suffix)
 {
     SP_FREE char *name = strdup(disk->disk_id);
+    unsigned before = 0;
     if (!name)
         return NULL;
-    for (char *p = name; *p; p++) {
-        if (!isalnum((unsigned char)*p) && *p != '-' && *p != '_' && *p != '.')
-            *p = '_';
-    }
-    return sp_format("%s/%s.%s", r->folder, name[0] == '.' ? "disk" : name, suffix);
+    for (size_t i = 0; i < r->manifest->n_disks && r->manifest->disks[i] != disk; i++)
+        before += same_name(r->manifest->disks[i]->disk_id, disk->disk_id);
+    for (char *p = name; *p; p++)
+        *p = name_character(*p);
+    const char *base = name[0] == '.' || !name[0] ? "disk" : name;
+    return before ? sp_format("%s/%s-%u.%s", r->folder, base, before + 1, suffix)
+                  : sp_format("%s/%s.%s", r->folder, base, suffix);
 }
 
-static int receive(struct restore *r, const Sp__DiskImage *disk, const char *path)
+static int receive_into(struct restore *r, const Sp__DiskImage *disk, const char *path, int fd)
 {
-    SP_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0 || ftruncate(fd, (off_t)disk->size_bytes) < 0)
+    if (ftruncate(fd, (off_t)disk->size_bytes) < 0)
         return cli_fail(CLI_ERROR, "cannot make %s: %s", path, strerror(errno));
     struct incoming in = {.restore = r, .disk = disk, .fd = fd};
     Sp__ReadDiskRequest request = SP__READ_DISK_REQUEST__INIT;
@@ -94,6 +129,18 @@ static int receive(struct restore *r, const Sp__DiskImage *disk, const char *pat
         return cli_fail(CLI_ERROR, "%s: the data stopped before the end", path);
     return fsync(fd) < 0 ? cli_fail(CLI_ERROR, "cannot write %s: %s", path, strerror(errno))
                          : CLI_OK;
+}
+
+static int receive(struct restore *r, const Sp__DiskImage *disk, const char *path)
+{
+    SP_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return cli_fail(CLI_ERROR, "cannot make %s: %s", path, strerror(errno));
+    int code = receive_into(r, disk, path, fd);
+    /* Half a disk is of no use, and its room may be what was missing. */
+    if (code != CLI_OK && unlink(path) < 0)
+        cli_fail(code, "cannot remove %s: %s", path, strerror(errno));
+    return code;
 }
 
 /* qemu-img knows qcow2 better than anybody; it is run without a shell. */
@@ -146,15 +193,18 @@ static int restore_disk(struct restore *r, const Sp__DiskImage *disk)
 static int check_target(const struct restore *r, const Sp__Manifest *m, const char *only)
 {
     struct statvfs fs;
-    uint64_t need = 0;
+    struct stat there;
+    uint64_t need = 0, largest = 0;
     size_t chosen = 0;
     for (size_t i = 0; i < m->n_disks; i++) {
         if (only && strcmp(only, m->disks[i]->disk_id) != 0)
             continue;
         chosen++;
         need += m->disks[i]->stored_bytes;
+        if (m->disks[i]->stored_bytes > largest)
+            largest = m->disks[i]->stored_bytes;
         SP_FREE char *path = disk_path(r, m->disks[i], r->qcow2 ? "qcow2" : "raw");
-        if (!path || (!r->force && access(path, F_OK) == 0))
+        if (!path || (!r->force && lstat(path, &there) == 0))
             return cli_fail(CLI_ERROR, "%s is there already: --force writes over it",
                             path ? path : r->folder);
     }
@@ -167,6 +217,8 @@ static int check_target(const struct restore *r, const Sp__Manifest *m, const ch
     if (e < 0 || statvfs(r->folder, &fs) < 0)
         return cli_fail(CLI_ERROR, "cannot use %s: %s", r->folder, strerror(e < 0 ? -e : errno));
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (r->qcow2) /* one raw image beside the qcow2 that is made from it */
+        need += largest;
     if (room < need) {
         char a[24], b[24];
         return cli_fail(CLI_ERROR, "%s has room for %s, the disks need %s", r->folder,
@@ -202,11 +254,8 @@ static void print_keys(const Sp__PointDetail *d)
 static int restore(struct restore *r, const Sp__PointDetail *d, const char *only)
 {
     CLI_MESSAGE Sp__Manifest *m = NULL;
-    if (!d->manifest)
-        return cli_fail(CLI_ERROR, "the point has no manifest: it holds no whole copy");
-    int code = cli_manifest(r->cli, d->manifest, &m);
-    if (code == CLI_OK && strcmp(m->point_id, d->point->point_id) != 0)
-        code = cli_fail(CLI_NOT_VALID, "the manifest is of another point");
+    int code = cli_manifest(r->cli, d, &m);
+    r->manifest = m;
     if (code == CLI_OK)
         code = check_target(r, m, only);
     if (code != CLI_OK)
@@ -216,6 +265,7 @@ static int restore(struct restore *r, const Sp__PointDetail *d, const char *only
         if (!only || strcmp(only, m->disks[i]->disk_id) == 0)
             r->total_bytes += m->disks[i]->stored_bytes;
     }
+    catch_interrupts();
     cli_progress_start(&r->progress, "restore");
     for (size_t i = 0; code == CLI_OK && i < m->n_disks; i++) {
         if (!only || strcmp(only, m->disks[i]->disk_id) == 0)

@@ -9,12 +9,15 @@
 
 int cli_fail(int exit_code, const char *format, ...)
 {
+    SP_FREE char *text = NULL;
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "sealpoint: ");
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
+    if (vasprintf(&text, format, args) < 0)
+        text = NULL;
     va_end(args);
+    if (text)
+        cli_clean_text(text);
+    fprintf(stderr, "sealpoint: %s\n", text ? text : "no memory");
     return exit_code;
 }
 
@@ -156,19 +159,36 @@ int cli_call(struct cli *cli, const char *method, const ProtobufCMessage *reques
                   &why);
     if (r < 0)
         return cli_call_failed(cli, r, status, &why);
+    if (!cli->json)
+        cli_clean(answer);
     *(ProtobufCMessage **)ret = answer;
     return CLI_OK;
+}
+
+struct streaming {
+    struct cli *cli;
+    int (*on_message)(void *self, const ProtobufCMessage *);
+    void *self;
+};
+
+static int pass_on(void *self, const ProtobufCMessage *message)
+{
+    struct streaming *s = self;
+    if (!s->cli->json)
+        cli_clean((ProtobufCMessage *)(uintptr_t)message); /* unpacked for this call alone */
+    return s->on_message(s->self, message);
 }
 
 int cli_stream(struct cli *cli, const char *method, const ProtobufCMessage *request,
                int (*on_message)(void *self, const ProtobufCMessage *), void *self)
 {
+    struct streaming streaming = {cli, on_message, self};
     int r = cli_connect(cli);
     if (r != CLI_OK)
         return r;
     struct sp_why why = {0};
     int status = 0;
-    r = rpc_stream(cli->channel, sp_method(method), request, 0, on_message, self, &status, &why);
+    r = rpc_stream(cli->channel, sp_method(method), request, 0, pass_on, &streaming, &status, &why);
     return r < 0 ? cli_call_failed(cli, r, status, &why) : CLI_OK;
 }
 

@@ -86,7 +86,48 @@ int cli_keeper_keys(struct cli *cli, Sp__KeeperKeys **ret)
     return CLI_OK;
 }
 
-int cli_manifest(struct cli *cli, const Sp__Signed *sealed, Sp__Manifest **ret)
+struct parts {
+    struct sp_buffer payload;
+    Sp__Signed *sealed; /* when the last part is there */
+};
+
+/* No manifest is larger: the keeper would not have taken it. */
+enum { MANIFEST_MOST_BYTES = 64 << 20 };
+
+static int on_part(void *self, const ProtobufCMessage *message)
+{
+    struct parts *p = self;
+    const Sp__ManifestPart *part = (const Sp__ManifestPart *)message;
+    if (p->sealed || part->payload.len > MANIFEST_MOST_BYTES - p->payload.size)
+        return -EBADMSG;
+    int r = sp_buffer_append(&p->payload, part->payload.data, part->payload.len);
+    if (r < 0 || !part->last)
+        return r;
+    Sp__Signed bare = SP__SIGNED__INIT;
+    bare.payload = (ProtobufCBinaryData){p->payload.size, p->payload.data};
+    bare.signatures = part->signatures;
+    bare.n_signatures = part->n_signatures;
+    p->sealed = (Sp__Signed *)sp_message_copy(&bare.base);
+    return p->sealed ? 0 : -ENOMEM;
+}
+
+static int read_manifest(struct cli *cli, char *point_id, Sp__Signed **ret)
+{
+    struct parts p = {0};
+    Sp__GetPointRequest request = SP__GET_POINT_REQUEST__INIT;
+    request.point = point_id;
+    int r = cli_stream(cli, "Backup/ReadManifest", &request.base, on_part, &p);
+    sp_buffer_free(&p.payload);
+    if (r == CLI_OK && !p.sealed)
+        return cli_fail(CLI_ERROR, "the manifest stopped before its end");
+    if (r == CLI_OK)
+        *ret = p.sealed;
+    else if (p.sealed)
+        sp__signed__free_unpacked(p.sealed, NULL);
+    return r;
+}
+
+static int unpack_sealed(struct cli *cli, const Sp__Signed *sealed, Sp__Manifest **ret)
 {
     CLI_MESSAGE Sp__KeeperKeys *keys = NULL;
     int r = cli_keeper_keys(cli, &keys);
@@ -99,4 +140,22 @@ int cli_manifest(struct cli *cli, const Sp__Signed *sealed, Sp__Manifest **ret)
         return cli_fail(CLI_NOT_VALID, "the manifest carries no seal of this keeper");
     *ret = sp__manifest__unpack(NULL, sealed->payload.len, sealed->payload.data);
     return *ret ? CLI_OK : cli_fail(CLI_ERROR, "the manifest cannot be read");
+}
+
+int cli_manifest(struct cli *cli, const Sp__PointDetail *d, Sp__Manifest **ret)
+{
+    CLI_MESSAGE Sp__Signed *read = NULL;
+    CLI_MESSAGE Sp__Manifest *m = NULL;
+    if (!d->manifest && d->manifest_bytes == 0)
+        return cli_fail(CLI_ERROR, "the point has no manifest: it holds no whole copy");
+    int r = d->manifest ? CLI_OK : read_manifest(cli, d->point->point_id, &read);
+    if (r == CLI_OK)
+        r = unpack_sealed(cli, d->manifest ? d->manifest : read, &m);
+    if (r == CLI_OK && strcmp(m->point_id, d->point->point_id) != 0)
+        return cli_fail(CLI_NOT_VALID, "the manifest is of another point");
+    if (r == CLI_OK) {
+        *ret = m;
+        m = NULL;
+    }
+    return r;
 }

@@ -8,7 +8,8 @@
  *
  * The same key with the same token is the same machine asking again (its answer was lost, or it
  * waits): it gets the same id, and no use is counted. A token with a machine id is the way back:
- * the same id with new keys. A taken name is refused otherwise. */
+ * the same id with new keys. A taken name is refused otherwise. A machine that was added by hand
+ * and never enrolled keeps its id: keys may be in escrow under it. */
 #include "base/identity.h"
 #include "base/signed_request.h"
 #include "controller/keeper/audit.h"
@@ -28,7 +29,8 @@ SP_DEFINE_CLEANUP(x509, X509 *, X509_free)
 
 static bool is_plain_name(const char *name)
 {
-    if (!*name || strlen(name) > 120)
+    /* A name that is an id would be taken for the machine with that id. */
+    if (!*name || strlen(name) > 120 || sp_uuid_valid(name))
         return false;
     for (const unsigned char *c = (const unsigned char *)name; *c; c++)
         if (*c <= ' ' || *c >= 0x7f)
@@ -45,8 +47,9 @@ static int check_shape(const Sp__EnrolRequest *ask, struct sp_why *why)
     if (ask->encryption_key.len != 32)
         return sp_why_set(why, -EINVAL, "the encryption key is not 32 bytes");
     if (!is_plain_name(ask->machine_name))
-        return sp_why_set(why, -EINVAL,
-                          "a machine's name has 1 to 120 printable characters and no blanks");
+        return sp_why_set(
+            why, -EINVAL,
+            "a machine's name has 1 to 120 printable characters, no blanks, and is no id");
     if (strlen(ask->smbios_uuid) >= 64)
         return sp_why_set(why, -EINVAL, "the SMBIOS UUID is too long");
     return 0;
@@ -69,6 +72,22 @@ static int check_token(struct keeper *k, const Sp__EnrolRequest *ask, struct tok
                           "the enrolment token's proof is wrong: the token file is damaged or for "
                           "another controller");
     return 0;
+}
+
+/* A new guest's id: the one that it was added under by hand, if no guest has it yet; else a new
+ * one.
+ */
+static int choose_id(struct keeper *k, const char *known, char out[37])
+{
+    struct machine other;
+    if (!sp_uuid_valid(known))
+        return sp_uuid_make(out);
+    int r = machine_load(k, known, &other);
+    if (r == 0)
+        return sp_uuid_make(out);
+    if (r == -ENOENT)
+        snprintf(out, 37, "%s", known);
+    return r == -ENOENT ? 0 : r;
 }
 
 /* The machine that this request is about, as it shall be written; *ret_new: it was not there. */
@@ -104,7 +123,7 @@ static int find_machine(struct keeper *k, const Sp__KeeperRequest *request,
             return r;
         snprintf(m->machine_id, sizeof(m->machine_id), "%s", token->spec->machine_id);
         m->revoked = false; /* an admin signed the way back for this very id */
-    } else if ((r = sp_uuid_make(m->machine_id)) < 0) {
+    } else if ((r = choose_id(k, request->known_machine_id, m->machine_id)) < 0) {
         return r;
     }
     r = machine_by_name(k, ask->machine_name, &other);

@@ -31,6 +31,7 @@ static const struct rpc_method rows[] = {
     ROW("Backup/CancelJob", cancel_job_request, job, UNARY, OPERATOR),
     ROW("Backup/ListPoints", list_points_request, list_points_response, UNARY, VIEWER),
     ROW("Backup/GetPoint", get_point_request, point_detail, UNARY, VIEWER),
+    ROW("Backup/ReadManifest", get_point_request, manifest_part, SERVER_STREAM, VIEWER),
     ROW("Backup/VerifyPoint", verify_point_request, job, UNARY, OPERATOR),
     ROW("Backup/ReadDisk", read_disk_request, disk_data, SERVER_STREAM, OPERATOR),
     ROW("Backup/AddVault", add_vault_request, vault, UNARY, ADMIN),

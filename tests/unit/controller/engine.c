@@ -652,6 +652,47 @@ static int check_progress(void *arg, const Sp__CheckProgress *p)
     return 0;
 }
 
+/* vault_get_manifest(), with the catalog asked from another thread meanwhile (ld --wrap): were its
+ * lock held over the reading, this would never come back. */
+int __real_vault_get_manifest(struct vault *, const char *, const char *, struct sp_bytes,
+                              Sp__Signed **, Sp__Manifest **, struct sp_why *);
+int __wrap_vault_get_manifest(struct vault *, const char *, const char *, struct sp_bytes,
+                              Sp__Signed **, Sp__Manifest **, struct sp_why *);
+static unsigned manifests_read;
+
+static void *ask_catalog(void *arg)
+{
+    Sp__Machine *m = NULL;
+    (void)catalog_machine_get(arg, "web1", false, &m);
+    message_free(m);
+    return NULL;
+}
+
+int __wrap_vault_get_manifest(struct vault *v, const char *machine, const char *point,
+                              struct sp_bytes key, Sp__Signed **ret, Sp__Manifest **ret_manifest,
+                              struct sp_why *why)
+{
+    pthread_t thread;
+    manifests_read++;
+    assert_int_equal(pthread_create(&thread, NULL, ask_catalog, here->catalog), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    return __real_vault_get_manifest(v, machine, point, key, ret, ret_manifest, why);
+}
+
+static void a_check_does_not_hold_the_catalog(void **state)
+{
+    struct scene *s = *state;
+    unsigned problems = 0;
+    a_luks_volume();
+    message_free(back_up(s));
+    message_free(back_up(s));
+    manifests_read = 0;
+    assert_int_equal(engine_check_vault(s->engine, "main", false, check_progress, &problems, NULL),
+                     0);
+    assert_int_equal(problems, 0);
+    assert_true(manifests_read >= 2);
+}
+
 static void a_lost_catalog_is_built_again_from_the_vault(void **state)
 {
     struct scene *s = *state;
@@ -716,6 +757,7 @@ int main(void)
         T(cancel_works_at_each_step),
         T(kills_at_each_state_are_recovered),
         T(a_snapshot_that_cannot_be_released_is_tried_again),
+        T(a_check_does_not_hold_the_catalog),
         T(a_lost_catalog_is_built_again_from_the_vault),
         T(one_job_for_each_machine),
     };

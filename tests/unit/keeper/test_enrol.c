@@ -107,6 +107,9 @@ static void test_requests_out_of_shape_are_refused(void **state)
     Sp__EnrolRequest *ask = enrol_request(&t, key, box, "web 1\n");
     enrol_refused(r, ask, "", EINVAL, "printable");
     enrol_free(ask);
+    ask = enrol_request(&t, key, box, OTHER); /* looks like another machine's id */
+    enrol_refused(r, ask, "", EINVAL, "is no id");
+    enrol_free(ask);
     ask = enrol_request(&t, key, box, "web1");
     ask->token_proof.len = 31;
     enrol_refused(r, ask, "", EKEYREJECTED, "no proof");
@@ -295,6 +298,40 @@ static void test_revoked_machine_stays_out(void **state)
     token_free(&t);
 }
 
+/* "machine add web1", keys imported for it, then its agent comes. */
+static void test_a_machine_added_by_hand_keeps_its_id(void **state)
+{
+    struct rig *r = *state;
+    Sp__TokenSpec *spec = token_spec(r);
+    spec->count = 5;
+    struct test_token t = make_token(r, spec);
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    EVP_PKEY *key = sp_key_new(), *other = sp_key_new();
+    const uint8_t box[32] = {5};
+    request.kind_case = SP__KEEPER_REQUEST__KIND_ENROL;
+    request.known_machine_id = (char[]){OTHER};
+    request.enrol = enrol_request(&t, key, box, "web1");
+    ANSWER a = rig_call(r, &request);
+    assert_string_equal(a->enrol->machine_id, OTHER);
+    enrol_free(request.enrol);
+    /* Whose id it is by now nobody else gets, whatever the controller says. */
+    request.enrol = enrol_request(&t, other, box, "web2");
+    ANSWER b = rig_call(r, &request);
+    assert_string_not_equal(b->enrol->machine_id, OTHER);
+    enrol_free(request.enrol);
+    /* Nor does a word that is no id become one. */
+    EVP_PKEY *third = sp_key_new();
+    request.known_machine_id = (char *)(uintptr_t) "web3";
+    request.enrol = enrol_request(&t, third, box, "web3");
+    ANSWER c = rig_call(r, &request);
+    assert_true(sp_uuid_valid(c->enrol->machine_id));
+    enrol_free(request.enrol);
+    EVP_PKEY_free(key);
+    EVP_PKEY_free(other);
+    EVP_PKEY_free(third);
+    token_free(&t);
+}
+
 static void test_token_specs_that_make_no_sense(void **state)
 {
     struct rig *r = *state;
@@ -371,6 +408,7 @@ int main(void)
         TEST(test_a_lost_answer_is_given_again),
         TEST(test_taken_name_is_refused_and_the_way_back_works),
         TEST(test_revoked_machine_stays_out),
+        TEST(test_a_machine_added_by_hand_keeps_its_id),
         TEST(test_token_specs_that_make_no_sense),
         TEST(test_refusals_do_not_fill_the_audit),
         TEST(test_tokens_are_listed_without_their_secret),
