@@ -448,8 +448,7 @@ struct untidy {
 
 static int judge_name(void *arg, const char *name, uint64_t bytes)
 {
-    static const char *const others[] = {"keystore/", "journals/", "keys/", "holds/",
-                                         "deleted/"};
+    static const char *const others[] = {"keystore/", "journals/", "keys/", "holds/", "deleted/"};
     struct untidy *u = arg;
     uint8_t id[PACK_ID_BYTES];
     struct manifest_name manifest;

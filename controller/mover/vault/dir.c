@@ -107,6 +107,11 @@ static int own(struct dir *d, struct sp_why *why)
                  : 0;
 }
 
+static const void *dir_place(void *self)
+{
+    return ((const struct dir *)self)->owned;
+}
+
 static void dir_close(void *self)
 {
     struct dir *d = self;
@@ -552,6 +557,7 @@ const struct vault_backend vault_dir = {
     .kind = SP__VAULT_CONFIG__KIND_DIRECTORY,
     .open = dir_open,
     .close = dir_close,
+    .place = dir_place,
     .put = dir_put,
     .get = dir_get,
     .size = dir_size,

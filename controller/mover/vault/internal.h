@@ -31,10 +31,10 @@ enum {
 
 extern const struct vault_backend vault_dir;
 
-/* What all handles of one vault in this process share; nobody else has it open. */
+/* What all handles of one place in this process share; nobody else has it open. */
 struct vault_shared {
     struct vault_shared *next;
-    char id[37];
+    const void *place;
     unsigned refs;
     /* Shared: from looking a chunk up until its pack is journaled, and while a manifest is
      * checked and put. Exclusive: while packs are removed. */

@@ -64,17 +64,14 @@ int vault_get_whole(struct vault *v, const char *name, size_t most, uint8_t **re
 
 /* ---- the descriptor ---- */
 
-int vault_create(const Sp__VaultConfig *config, char ret_vault_id[37], struct sp_why *why)
+int vault_create_replica(const Sp__VaultConfig *config, const char *id, struct sp_why *why)
 {
     const struct vault_backend *backend = backend_for(config);
-    if (!backend)
+    if (!backend || !sp_uuid_valid(id))
         return sp_why_set(why, -EINVAL, "no such kind of vault is known to this program");
-    char id[37], text[512];
-    int r = sp_uuid_make(id);
-    if (r < 0)
-        return r;
+    char text[512];
     void *self = NULL;
-    r = backend->open(config, true, &self, why);
+    int r = backend->open(config, true, &self, why);
     if (r < 0)
         return r;
     int n =
@@ -86,6 +83,15 @@ int vault_create(const Sp__VaultConfig *config, char ret_vault_id[37], struct sp
     struct sp_bytes part = {(const uint8_t *)text, (size_t)n};
     r = backend->put(self, "vault.json", &part, 1, why);
     backend->close(self);
+    return r;
+}
+
+int vault_create(const Sp__VaultConfig *config, char ret_vault_id[37], struct sp_why *why)
+{
+    char id[37];
+    int r = sp_uuid_make(id);
+    if (r == 0)
+        r = vault_create_replica(config, id, why);
     if (r == 0)
         memcpy(ret_vault_id, id, sizeof id);
     return r;
@@ -183,14 +189,14 @@ static int load_descriptor(struct vault *v, struct sp_why *why)
 static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct vault_shared *all_shared; /* under shared_lock */
 
-static struct vault_shared *share(const char id[37])
+static struct vault_shared *share(const void *place)
 {
     pthread_mutex_lock(&shared_lock);
     struct vault_shared *s = all_shared;
-    while (s && strcmp(s->id, id))
+    while (s && s->place != place)
         s = s->next;
     if (!s && (s = calloc(1, sizeof *s))) {
-        snprintf(s->id, sizeof s->id, "%s", id);
+        s->place = place;
         pthread_rwlock_init(&s->sweep, NULL);
         pthread_mutex_init(&s->tidy, NULL);
         s->next = all_shared;
@@ -295,7 +301,7 @@ int vault_open(const Sp__VaultConfig *config, const char *id, const struct sp_se
         r = sp_why_set(why, -EINVAL, "there is another vault than expected: %s, not %s", v->id, id);
         goto fail;
     }
-    v->shared = share(v->id);
+    v->shared = share(backend->place(v->self));
     if (!v->shared) {
         r = -ENOMEM;
         goto fail;

@@ -35,6 +35,8 @@ struct vault_backend {
     /* Keeps other processes out for as long as this one has it open, however often: -EBUSY. */
     int (*open)(const Sp__VaultConfig *, bool create, void **ret_self, struct sp_why *why);
     void (*close)(void *self);
+    /* The same for all handles of one place in this process. */
+    const void *(*place)(void *self);
     /* Durable when it returns 0; never replaces (-EEXIST). Data is gathered from `parts`. */
     int (*put)(void *self, const char *name, const struct sp_bytes *parts, size_t count,
                struct sp_why *why);
@@ -46,6 +48,9 @@ struct vault_backend {
     int (*space)(void *self, uint64_t *ret_used, uint64_t *ret_free);
 };
 
+/* Makes an empty replica: another place for a vault of this id, to be filled by vault_copy(). It is
+ * read with the same key. */
+int vault_create_replica(const Sp__VaultConfig *, const char *vault_id, struct sp_why *why);
 /* Makes an empty vault (directory empty or missing) and says its new id. */
 int vault_create(const Sp__VaultConfig *, char ret_vault_id[37], struct sp_why *why);
 /* Opens; id must match when not NULL. `key` (32 bytes) is for clear chunks; copied; may be NULL to
@@ -155,6 +160,32 @@ struct vault_gc_done {
  * -EBADMSG: damage keeps what is needed from being known, then no pack is removed. */
 int vault_gc(struct vault *, const struct vault_gc *, struct vault_gc_done *ret,
              struct sp_why *why);
+
+/* ---- a second vault ---- */
+
+struct vault_copied {
+    uint64_t points, points_there; /* copied; in the replica already */
+    uint64_t chunks, bytes;        /* written */
+};
+/* Brings every point that is not deleted (of one machine, unless NULL), with holds and keystore
+ * copies, into a replica. Only what the replica lacks is read and written; nothing is removed
+ * there. Chunks move as they lie: no key is needed. A point that cannot be copied is named in why
+ * and does not keep others: -EBADMSG in the end. `each` is told before every point (negative:
+ * stop); may be NULL. -EINVAL: `to` is not a replica of `from`. */
+int vault_copy(struct vault *from, struct vault *to, const char *machine_id,
+               int (*each)(void *arg, const char *point_id, const struct vault_copied *), void *arg,
+               struct vault_copied *ret, struct sp_why *why);
+
+struct vault_scrub {
+    uint64_t bytes_per_second; /* 0: as fast as it goes */
+    struct vault *replica;     /* to heal from; may be NULL */
+    int (*each)(void *arg, const Sp__CheckProgress *);
+    void *arg;
+};
+/* Reads every chunk. A problem is told for each pack with damage: what, which points it harms, and
+ * whether all of it was healed (then nothing is lost). A sealed chunk can be read, and healed, only
+ * with the key. 0: it ran to the end; what `each` returned when negative. */
+int vault_scrub(struct vault *, const struct vault_scrub *, struct sp_why *why);
 
 /* ---- check ---- */
 /* Reads everything (or the structure only) and reports each problem. 0: ran to the end (problems or
