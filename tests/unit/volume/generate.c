@@ -102,6 +102,34 @@ void bitlocker_put(const struct image *image, const struct bitlocker *b)
         image_put(image, b->copies[i], block, sizeof block);
 }
 
+/* ---- MD ---- */
+
+void md_fix(uint8_t *s)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < 256 + 32; i += 4)
+        sum += i == 216 ? 0 : sp_le32(s + i);
+    sp_put_le32(s + 216, (uint32_t)((sum & 0xffffffffu) + (sum >> 32)));
+}
+
+void md_put_mirror(const struct image *image, uint64_t data_sectors)
+{
+    uint8_t s[4096] = {0};
+    sp_put_le32(s, 0xa92b4efc);
+    sp_put_le32(s + 4, 1);
+    memset(s + 16, 0x5a, 16);
+    sp_put_le32(s + 72, 1);
+    sp_put_le64(s + 80, data_sectors);
+    sp_put_le32(s + 92, 1);
+    sp_put_le64(s + 128, 2048);
+    sp_put_le64(s + 136, data_sectors);
+    sp_put_le64(s + 144, 8);
+    sp_put_le64(s + 200, 3);
+    sp_put_le32(s + 220, 16);
+    md_fix(s);
+    image_put(image, 4096, s, sizeof s);
+}
+
 /* ---- LUKS2 ---- */
 
 void luks2_fix(uint8_t *copy, uint32_t header_bytes)

@@ -31,6 +31,10 @@ void bitlocker_put(const struct image *, const struct bitlocker *);
 /* After a change: the checksum over what the block says to be its size. */
 void bitlocker_fix(uint8_t *block, size_t capacity);
 
+/* A superblock 1.2 of a mirror with one leg, whose data begin at 1 MiB. */
+void md_put_mirror(const struct image *, uint64_t data_sectors);
+void md_fix(uint8_t *super);
+
 /* Replaces the first `from` in the JSON of both copies of a LUKS2 header by `to`, and sets the
  * checksums right. `header_bytes` is the size of a copy. */
 void luks2_edit(const struct image *, uint32_t header_bytes, const char *from, const char *to);

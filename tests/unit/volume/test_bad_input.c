@@ -28,33 +28,6 @@ static const struct bitlocker of_bitlocker = {.era = BITLOCKER_NORMAL,
                                               .protector_count = 2,
                                               .description = "HOST C: 1/1/2020"};
 
-static void fix_md(uint8_t *s)
-{
-    uint64_t sum = 0;
-    for (unsigned i = 0; i < 256 + 32; i += 4)
-        sum += i == 216 ? 0 : sp_le32(s + i);
-    sp_put_le32(s + 216, (uint32_t)((sum & 0xffffffffu) + (sum >> 32)));
-}
-
-static void make_md(void)
-{
-    uint8_t s[4096] = {0};
-    sp_put_le32(s, 0xa92b4efc);
-    sp_put_le32(s + 4, 1);
-    memset(s + 16, 0x5a, 16);
-    sp_put_le32(s + 72, 1);
-    sp_put_le64(s + 80, 6 * 2048);
-    sp_put_le32(s + 92, 1);
-    sp_put_le64(s + 128, 2048);
-    sp_put_le64(s + 136, 6 * 2048);
-    sp_put_le64(s + 144, 8);
-    sp_put_le64(s + 200, 3);
-    sp_put_le32(s + 220, 16);
-    fix_md(s);
-    image_put(&md, 4096, s, sizeof s);
-    image_put_image(&md, MIB, &luks1);
-}
-
 static int make_images(void **state)
 {
     (void)state;
@@ -74,7 +47,8 @@ static int make_images(void **state)
              source ? source : ".", image_path(&pv));
     tool(NULL, "sh", "-c", line, NULL);
     assert_int_equal(ftruncate(pv.fd, (off_t)pv.size), 0);
-    make_md();
+    md_put_mirror(&md, 6 * 2048);
+    image_put_image(&md, MIB, &luks1);
     return 0;
 }
 
@@ -409,8 +383,8 @@ static void test_md_fields(void **state)
     struct patched p = {
         .of = &md.reader, .at = {4096}, .bytes = super, .size = sizeof super, .count = 1};
     struct subject s = {.reader = patched_reader(&p, md.size)};
-    each_extreme(super, 8, 288, 4, false, fix_md, check_look, &s);
-    each_extreme(super, 80, 208, 8, false, fix_md, check_look, &s);
+    each_extreme(super, 8, 288, 4, false, md_fix, check_look, &s);
+    each_extreme(super, 80, 208, 8, false, md_fix, check_look, &s);
     assert_true(s.probes > 200);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB  ((uint64_t)1 << 20)
 #define UUID "66666666-7777-4888-9999-aaaaaaaaaaaa"
@@ -426,6 +427,46 @@ static void test_bitlocker_without_sector_0(void **state)
     image_close(&image);
 }
 
+/* ---- what lies on what ---- */
+
+/* Disk ─ mirror ─ physical volume ─ logical volume of two pieces ─ LUKS2. */
+static void test_luks_on_lvm_on_md(void **state)
+{
+    (void)state;
+    struct image disk, pv, luks;
+    struct volume_look look;
+    char line[600];
+    const char *source = getenv("SEALPOINT_SOURCE");
+    image_empty(&disk, 66 * MIB);
+    image_empty(&pv, 64 * MIB);
+    image_empty(&luks, 20 * MIB);
+    snprintf(line, sizeof line, "xz -dc '%s/tests/unit/volume/lvm2-pv1.img.xz' > '%s'",
+             source ? source : ".", image_path(&pv));
+    tool(NULL, "sh", "-c", line, NULL);
+    assert_int_equal(ftruncate(pv.fd, (off_t)pv.size), 0);
+    FORMAT(&luks, "luks2", "--label", "deep");
+    uint8_t *bytes = malloc(20 * MIB);
+    assert_non_null(bytes);
+    assert_int_equal(volume_read(&luks.reader, 0, bytes, 20 * MIB), 0);
+    image_put(&pv, 1 * MIB, bytes, 10 * MIB); /* extents 0 to 9 of 1 MiB, then from 27 on */
+    image_put(&pv, 28 * MIB, bytes + 10 * MIB, 10 * MIB);
+    free(bytes);
+    md_put_mirror(&disk, 64 * 2048);
+    image_put_image(&disk, 1 * MIB, &pv);
+    look_at(&disk, &look);
+    const Sp__Volume *v = volume_named(&look, "luks:" UUID);
+    assert_string_equal(v->header->label, "deep");
+    assert_false(v->header->damaged);
+    assert_int_equal(v->n_extents, 2);
+    assert_int_equal(v->extents[0]->on->offset_bytes, 2 * MIB);
+    assert_int_equal(v->extents[1]->on->offset_bytes, 29 * MIB);
+    assert_int_equal(v->extents[1]->volume_offset_bytes, 10 * MIB);
+    volume_look_free(&look);
+    image_close(&disk);
+    image_close(&pv);
+    image_close(&luks);
+}
+
 /* ---- what only looks like it ---- */
 
 static void test_look_alikes(void **state)
@@ -498,6 +539,7 @@ int main(void)
         cmocka_unit_test(test_bitlocker_protectors_and_states),
         cmocka_unit_test(test_bitlocker_copies),
         cmocka_unit_test(test_bitlocker_without_sector_0),
+        cmocka_unit_test(test_luks_on_lvm_on_md),
         cmocka_unit_test(test_look_alikes),
         cmocka_unit_test(test_samples),
     };

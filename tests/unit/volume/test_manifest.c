@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GROUPS = 7, GROUP_BYTES = 160 };
+enum { GROUPS = 7, GROUP_BYTES = 160, HASHED_MAX = 32 << 20 };
 
 struct row {
     char *file, *sha256, *size, *kind, *uuid, *facts, *blkid;
@@ -583,16 +583,18 @@ static void print_unread(const struct row *r, const char *read)
 
 /* ---- what every row says by its other columns ---- */
 
+/* The digest of the small ones only: it is about the set, not about what is found in it. */
 static void check_bytes(const struct row *r, const struct image *i)
 {
     uint8_t digest[32];
-    char hex[65], path[700];
-    SP_FREE char *data = NULL;
-    size_t size = 0;
-    snprintf(path, sizeof path, "%s", image_path(i));
-    assert_int_equal(sp_file_read(path, (size_t)1 << 30, &data, &size), 0);
-    assert_int_equal(size, number(r->size));
-    assert_int_equal(sp_sha256_of(data, size, digest), 0);
+    char hex[65];
+    assert_int_equal(i->size, number(r->size));
+    if (i->size > HASHED_MAX)
+        return;
+    SP_FREE uint8_t *data = malloc(i->size);
+    assert_non_null(data);
+    assert_int_equal(volume_read(&i->reader, 0, data, (uint32_t)i->size), 0);
+    assert_int_equal(sp_sha256_of(data, i->size, digest), 0);
     assert_string_equal(sp_hex(hex, digest, 32), r->sha256);
 }
 
