@@ -14,6 +14,8 @@ const struct sp_config_option agent_config_table[] = {
     {"agent", "state", SP_CONFIG_TEXT, AT(state), 0, 0},
     {"agent", "runtime", SP_CONFIG_TEXT, AT(runtime), 0, 0},
     {"agent", "name", SP_CONFIG_TEXT, AT(name), 0, 0},
+    {"agent", "metadata", SP_CONFIG_TEXT, AT(metadata), 0, 0},
+    {"agent", "metadata_url", SP_CONFIG_TEXT, AT(metadata_url), 0, 0},
     {"freeze", "max_lease", SP_CONFIG_DURATION_MS, AT(max_lease_ms), 100, 600000},
     {"freeze", "default_lease", SP_CONFIG_DURATION_MS, AT(default_lease_ms), 100, 600000},
     {"freeze", "most_per_hour", SP_CONFIG_NUMBER, AT(most_per_hour), 1, 3600},
@@ -37,6 +39,8 @@ static int set_defaults(struct agent_config *config)
         .state = strdup("/var/lib/sealpoint-agent"),
         .runtime = strdup("/run/sealpoint-agent"),
         .name = strdup(host),
+        .metadata = strdup("auto"),
+        .metadata_url = strdup("http://169.254.169.254"),
         .max_lease_ms = 60000,
         .default_lease_ms = 10000,
         .most_per_hour = 120,
@@ -48,6 +52,7 @@ static int set_defaults(struct agent_config *config)
         .hooks_timeout_ms = 20000,
     };
     if (!config->controller || !config->state || !config->runtime || !config->name ||
+        !config->metadata || !config->metadata_url ||
         !config->exclude || !config->only || !config->suspend || !config->hooks_folder ||
         !config->hooks_run_as)
         return -ENOMEM;

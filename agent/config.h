@@ -7,6 +7,9 @@
  *     state      = /var/lib/sealpoint-agent   keys and identity
  *     runtime    = /run/sealpoint-agent       must be a tmpfs: the frozen list lives there
  *     name       = web1                       host name, unless set
+ *     metadata   = auto                       azure, openstack, off: where the guest's id in its
+ *                                             cloud comes from; auto: as the firmware says
+ *     metadata_url = http://169.254.169.254
  *     [freeze]
  *     max_lease     = 60s                     whatever a controller asks for
  *     default_lease = 10s
@@ -26,7 +29,7 @@
 #define AGENT_CONFIG_PATH "/etc/sealpoint/agent.conf"
 
 struct agent_config {
-    char *controller, *state, *runtime, *name;
+    char *controller, *state, *runtime, *name, *metadata, *metadata_url;
     uint64_t max_lease_ms, default_lease_ms, most_per_hour;
     char *exclude, *only, *suspend;
     char *hooks_folder, *hooks_run_as;

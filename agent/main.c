@@ -8,6 +8,7 @@
 #include "agent/linux/freeze_list.h"
 #include "agent/linux/freezer_process.h"
 #include "agent/linux/quiesce.h"
+#include "agent/metadata.h"
 #include "agent/run.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -323,8 +324,10 @@ static int run_command(const struct command *command, int argc, char **argv)
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
-    if (strcmp(name, "freezer") == 0) /* started by the agent only */
+    if (strcmp(name, "freezer") == 0) /* these two are started by the agent only */
         return freezer_process_main();
+    if (strcmp(name, "metadata") == 0 && argc == 4)
+        return metadata_main(argv[2], argv[3]);
     if (!*name || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
         strcmp(name, "help") == 0) {
         fputs(help_main, *name ? stdout : stderr);

@@ -2,6 +2,7 @@
 #include "agent/session.h"
 #include "agent/host.h"
 #include "agent/message.h"
+#include "agent/metadata.h"
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -34,6 +35,8 @@ struct session {
     struct rpc_channel *channel;
     struct rpc_method method;
     struct host_facts host;
+    char vm_id[37]; /* from instance metadata; "": the SMBIOS UUID */
+    const char *vm_id_source;
     uint8_t epoch[16];
     uint64_t retry_at_ms, connected_at_ms, heartbeat_at_ms;
     unsigned retry_ms, heartbeat_every_ms;
@@ -188,6 +191,8 @@ static int send_hello(struct session *s, struct rpc_call *call)
     hello.machine_name = s->options.config->name;
     hello.smbios_uuid = s->host.smbios_uuid;
     hello.vm_generation_id = s->host.vm_generation_id;
+    hello.vm_id = s->vm_id[0] ? s->vm_id : s->host.smbios_uuid;
+    hello.vm_id_source = (char *)(uintptr_t)s->vm_id_source;
     hello.boot_id = s->host.boot_id;
     hello.session_epoch = (ProtobufCBinaryData){.len = sizeof(s->epoch), .data = s->epoch};
     hello.os = s->host.os;
@@ -404,6 +409,21 @@ static int make_channel(struct session *s, const struct agent_identity *identity
     return 0;
 }
 
+/* A guest that learns its id no other way is known by the one of its firmware. */
+static void ask_metadata(struct session *s)
+{
+    struct sp_why why = {0};
+    const char *cloud = metadata_cloud(s->options.config);
+    s->vm_id_source = s->host.smbios_uuid[0] ? "smbios" : "";
+    if (!cloud)
+        return;
+    int r = metadata_vm_id(s->options.config, cloud, s->vm_id, &why);
+    if (r == 0)
+        s->vm_id_source = cloud;
+    else
+        sp_log_error("no instance metadata: the SMBIOS UUID will do", r, &why, NULL);
+}
+
 int session_new(const struct session_options *options, const struct agent_identity *identity,
                 struct session **ret, struct sp_why *why)
 {
@@ -421,6 +441,7 @@ int session_new(const struct session_options *options, const struct agent_identi
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->inventory_order, NULL);
     host_read(&s->host);
+    ask_metadata(s);
     int r = s->controller ? sp_random(s->epoch, sizeof(s->epoch)) : -ENOMEM;
     if (r == 0)
         r = make_channel(s, identity, why);

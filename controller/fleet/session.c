@@ -97,6 +97,10 @@ static int describe(struct agent *a, const Sp__Hello *h)
         r = message_set(&a->status->os, h->os);
     if (r == 0)
         r = message_set(&a->status->kernel, h->kernel);
+    if (r == 0)
+        r = message_set(&a->status->vm_id, h->vm_id);
+    if (r == 0)
+        r = message_set(&a->status->vm_id_source, h->vm_id_source);
     a->status->last_seen_unix_ms = sp_clock_system.wall_ms(sp_clock_system.self);
     return r;
 }

@@ -403,7 +403,7 @@ ProtobufCMessage *sp_message_copy(const ProtobufCMessage *message)
 {
     SP_FREE uint8_t *data = NULL;
     size_t size;
-    if (sp_pack(message, &data, &size) < 0)
+    if (!message || sp_pack(message, &data, &size) < 0)
         return NULL;
     return protobuf_c_message_unpack(message->descriptor, NULL, size, data);
 }

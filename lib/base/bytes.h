@@ -101,7 +101,7 @@ int sp_hkdf_sha256(const void *key, size_t key_size, struct sp_bytes salt, struc
 
 /* protobuf-c: a message as bytes to free(); -ENOMEM. */
 int sp_pack(const ProtobufCMessage *message, uint8_t **ret_data, size_t *ret_size);
-/* Deep copy through pack and unpack; NULL on -ENOMEM. */
+/* Deep copy through pack and unpack; NULL of NULL, and on -ENOMEM. */
 ProtobufCMessage *sp_message_copy(const ProtobufCMessage *message);
 /* Name of an enum value without its prefix: (PointState, 7, "POINT_STATE_") gives "VALID";
  * "UNKNOWN" for values this program does not know. */
