@@ -70,6 +70,13 @@ static void make_folder(const char *path)
         abort();
 }
 
+static void remove_folder(void)
+{
+    SP_FREE char *command = sp_format("rm -rf '%s'", folder);
+    if (system(command) != 0)
+        perror(folder);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
@@ -77,6 +84,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     snprintf(folder, sizeof folder, "/dev/shm/sealpoint-fuzz-XXXXXX");
     if (!mkdtemp(folder))
         abort();
+    atexit(remove_folder);
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         make_folder(files[i].path);
     for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++) {
