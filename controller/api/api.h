@@ -57,7 +57,8 @@ api_handler api_list_events, api_list_machines, api_get_machine, api_watch, api_
     api_set_policy, api_release_quarantine, api_get_status;
 api_handler api_start, api_watch_job, api_cancel_job, api_list_points, api_get_point,
     api_read_manifest, api_verify_point, api_read_disk, api_add_vault, api_list_vaults,
-    api_check_vault;
+    api_delete_point, api_undelete_point, api_hold_point, api_unhold_point, api_collect_vault,
+    api_copy_vault, api_scrub_vault, api_check_vault;
 api_handler api_get_keeper_keys, api_get_nonce, api_import, api_list_keys, api_release;
 api_handler api_create_token, api_list_tokens, api_revoke_token, api_add_user, api_list_users,
     api_revoke_user, api_revoke_machine, api_approve_machine, api_list_audit;

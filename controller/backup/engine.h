@@ -124,6 +124,24 @@ int engine_show_manifests(struct engine *, Sp__ReconcileResponse *out, struct sp
 int engine_check_vault(struct engine *, const char *name, bool read_data,
                        int (*each)(void *arg, const Sp__CheckProgress *), void *arg,
                        struct sp_why *why);
+/* ---- what keeps and removes points ---- */
+enum engine_mark { ENGINE_HOLD, ENGINE_UNHOLD, ENGINE_DELETE, ENGINE_UNDELETE };
+/* By id or a unique beginning; *ret as it is then. Errors as vault.h has them. */
+int engine_mark_point(struct engine *, const char *point, enum engine_mark, const char *who,
+                      const char *text, Sp__Point **ret, struct sp_why *why);
+/* Applies the machines' retention, removes what nobody needs. */
+int engine_collect(struct engine *, const char *vault, bool dry_run, Sp__CollectProgress **ret,
+                   struct sp_why *why);
+/* Into the replica in a directory, which is made when there is none. machine: "": all. */
+int engine_copy_vault(struct engine *, const char *vault, const char *directory,
+                      const char *machine,
+                      int (*each)(void *arg, const char *point_id, const struct vault_copied *),
+                      void *arg, struct vault_copied *ret, struct sp_why *why);
+/* directory: of a replica to heal from; "": only told. */
+int engine_scrub_vault(struct engine *, const char *vault, const char *directory,
+                       uint64_t bytes_per_second,
+                       int (*each)(void *arg, const Sp__CheckProgress *), void *arg,
+                       struct sp_why *why);
 /* The keeper's sealing key, DER SubjectPublicKeyInfo, as the CA vouches for it; valid until
  * engine_free(). */
 int engine_sealing_key(struct engine *, struct sp_bytes *ret, struct sp_why *why);

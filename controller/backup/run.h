@@ -151,6 +151,9 @@ int vaults_adopt(struct engine *, struct vault *, const char *vault_id, const ch
 void witness_vault(struct engine *, const char *vault_id);
 void witness_machine(struct engine *, const char *machine_id);
 
+/* The key for the clear chunks of a vault. */
+int vaults_key(struct engine *, const char *vault_id, struct sp_secret **ret, struct sp_why *why);
+
 /* ---- retry.c ---- */
 void retry_forget(struct engine *);
 

@@ -41,6 +41,11 @@ static int fetch_key(struct engine *e, const char *vault_id, struct sp_secret **
     return *ret ? 0 : -errno;
 }
 
+int vaults_key(struct engine *e, const char *vault_id, struct sp_secret **ret, struct sp_why *why)
+{
+    return fetch_key(e, vault_id, ret, why);
+}
+
 static int open_entry(struct engine *e, const Sp__Vault *entry, bool keyed, struct vault **ret,
                       struct sp_why *why)
 {

@@ -207,6 +207,16 @@ CLI_COMMAND(cmd_point_restore);
 CLI_COMMAND(cmd_vault_add);
 CLI_COMMAND(cmd_vault_list);
 CLI_COMMAND(cmd_vault_check);
+CLI_COMMAND(cmd_vault_gc);
+CLI_COMMAND(cmd_vault_copy);
+CLI_COMMAND(cmd_vault_scrub);
+CLI_COMMAND(cmd_point_delete);
+CLI_COMMAND(cmd_point_undelete);
+CLI_COMMAND(cmd_point_hold);
+CLI_COMMAND(cmd_point_unhold);
+/* Follows a call whose answers are CheckProgress; prints what is found. */
+int cli_vault_check(struct cli *, const char *what, const char *method,
+                    const ProtobufCMessage *request);
 CLI_COMMAND(cmd_audit_list);
 CLI_COMMAND(cmd_audit_verify);
 

@@ -221,8 +221,24 @@ static int parse_exception(const char *text, const char *why, Sp__Exception *e)
 struct policy_words {
     const char *grade, *lease, *encrypt, *why;
     const char *allow[CLI_LIST_MAX], *exclude[CLI_LIST_MAX];
+    const char *keep[5]; /* last, daily, weekly, monthly, yearly */
     bool clear_exceptions;
 };
+
+static int apply_retention(const struct policy_words *w, Sp__Retention *r)
+{
+    static const char *const names[] = {"keep-last", "keep-daily", "keep-weekly", "keep-monthly",
+                                        "keep-yearly"};
+    uint32_t *const to[] = {&r->keep_last, &r->keep_daily, &r->keep_weekly, &r->keep_monthly,
+                            &r->keep_yearly};
+    for (size_t i = 0; i < SP_COUNT(names); i++) {
+        uint64_t n = *to[i];
+        if (w->keep[i] && cli_number(names[i], w->keep[i], 100000, &n) != CLI_OK)
+            return CLI_USAGE;
+        *to[i] = (uint32_t)n;
+    }
+    return CLI_OK;
+}
 
 /* Writes the changes into `policy`, whose lists point into `w` and `old` afterwards. */
 static int apply_policy(const struct policy_words *w, Sp__Policy *policy, Sp__Exception *made,
@@ -275,6 +291,12 @@ int cmd_machine_set_policy(struct cli *cli, const struct cli_command *c, int arg
         {"lease", "TIME", "longest freeze: 10s", &w.lease, NULL, NULL},
         {"encrypt-clear", "yes|no", "encrypt the data of clear volumes in the vault", &w.encrypt,
          NULL, NULL},
+        {"keep-last", "N", "retention: the newest N valid points; with the others below",
+         &w.keep[0], NULL, NULL},
+        {"keep-daily", "N", "the last point of each of N days", &w.keep[1], NULL, NULL},
+        {"keep-weekly", "N", "of N weeks", &w.keep[2], NULL, NULL},
+        {"keep-monthly", "N", "of N months", &w.keep[3], NULL, NULL},
+        {"keep-yearly", "N", "of N years; all rules 0: nothing expires", &w.keep[4], NULL, NULL},
         {0},
     };
     CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
@@ -290,7 +312,13 @@ int cmd_machine_set_policy(struct cli *cli, const struct cli_command *c, int arg
     else
         policy.encrypt_clear_chunks = true;
     Sp__Exception made[CLI_LIST_MAX], *exceptions[2 * CLI_LIST_MAX];
-    r = apply_policy(&w, &policy, made, exceptions, old->policy);
+    Sp__Retention retention = SP__RETENTION__INIT;
+    if (policy.retention)
+        retention = *policy.retention;
+    policy.retention = &retention;
+    r = apply_retention(&w, &retention);
+    if (r == CLI_OK)
+        r = apply_policy(&w, &policy, made, exceptions, old->policy);
     if (r != CLI_OK)
         return r;
     Sp__SetPolicyRequest request = SP__SET_POLICY_REQUEST__INIT;

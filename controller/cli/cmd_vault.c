@@ -133,14 +133,20 @@ int cmd_vault_check(struct cli *cli, const struct cli_command *c, int argc, char
     Sp__CheckVaultRequest request = SP__CHECK_VAULT_REQUEST__INIT;
     request.vault = argv[0];
     request.read_data = read_data;
+    return cli_vault_check(cli, "check", "Backup/CheckVault", &request.base);
+}
+
+int cli_vault_check(struct cli *cli, const char *what, const char *method,
+                    const ProtobufCMessage *request)
+{
     struct check k = {.cli = cli};
-    cli_progress_start(&k.progress, "check");
-    int r = cli_stream(cli, "Backup/CheckVault", &request.base, on_progress, &k);
+    cli_progress_start(&k.progress, what);
+    int r = cli_stream(cli, method, request, on_progress, &k);
     cli_progress_end(&k.progress);
     if (r != CLI_OK)
         return r;
     if (!k.ended)
-        return cli_fail(CLI_ERROR, "the check did not come to its end");
+        return cli_fail(CLI_ERROR, "the %s did not come to its end", what);
     if (!cli->json)
         printf("%u points, %" PRIu64 " chunks in %" PRIu64 " packs: %s\n", k.points, k.chunks,
                k.packs,

@@ -36,6 +36,13 @@ static const struct rpc_method rows[] = {
     ROW("Backup/ReadDisk", read_disk_request, disk_data, SERVER_STREAM, OPERATOR),
     ROW("Backup/AddVault", add_vault_request, vault, UNARY, ADMIN),
     ROW("Backup/ListVaults", list_vaults_request, list_vaults_response, UNARY, VIEWER),
+    ROW("Backup/DeletePoint", mark_point_request, point, UNARY, ADMIN),
+    ROW("Backup/UndeletePoint", mark_point_request, point, UNARY, ADMIN),
+    ROW("Backup/HoldPoint", mark_point_request, point, UNARY, ADMIN),
+    ROW("Backup/UnholdPoint", mark_point_request, point, UNARY, ADMIN),
+    ROW("Backup/CollectVault", collect_vault_request, collect_progress, SERVER_STREAM, ADMIN),
+    ROW("Backup/CopyVault", copy_vault_request, copy_progress, SERVER_STREAM, ADMIN),
+    ROW("Backup/ScrubVault", scrub_vault_request, check_progress, SERVER_STREAM, OPERATOR),
     ROW("Backup/CheckVault", check_vault_request, check_progress, SERVER_STREAM, OPERATOR),
 
     ROW("Keys/GetKeeperKeys", keeper_keys_request, keeper_keys_response, UNARY, VIEWER),
