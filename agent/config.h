@@ -16,10 +16,10 @@
  *     most_per_hour = 120                     freezes
  *     exclude       = /scratch,/tmp           mount points that are never frozen
  *     only          = /srv,/home              nothing but these; empty: every one
- *     suspend       = db                      device-mapper names that a program uses without a
- * file system: suspended with the rest; none, unless named [hooks] programs before the freeze and
- * after the thaw: hooks.h folder  = /etc/sealpoint/hooks.d timeout = 20s of each call run_as  =
- * 50-postgresql:postgres        NAME:USER,…; the others run as root
+ *     [hooks]                                 programs before the freeze, after the thaw: hooks.h
+ *     folder  = /etc/sealpoint/hooks.d
+ *     timeout = 20s                           of each call
+ *     run_as  = 50-postgresql:postgres        NAME:USER,…; the others run as root
  */
 #ifndef SEALPOINT_AGENT_CONFIG_H
 #define SEALPOINT_AGENT_CONFIG_H
@@ -31,7 +31,7 @@
 struct agent_config {
     char *controller, *state, *runtime, *name, *metadata, *metadata_url;
     uint64_t max_lease_ms, default_lease_ms, most_per_hour;
-    char *exclude, *only, *suspend;
+    char *exclude, *only;
     char *hooks_folder, *hooks_run_as;
     uint64_t hooks_timeout_ms;
 };

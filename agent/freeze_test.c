@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include <errno.h>
+#include <stdarg.h>
 #include <string.h>
 
 #define OPERATION "freeze-test"
@@ -31,7 +32,8 @@ static const char *outcome_text(Sp__FreezeResult__Outcome outcome)
     }
 }
 
-static void print(const Sp__ThawAnswer *thaw, FILE *out)
+/* What the thaw knows of a file system, and what that means for a backup. */
+static void print_results(const Sp__ThawAnswer *thaw, FILE *out)
 {
     for (size_t i = 0; i < thaw->n_results; i++) {
         const Sp__FreezeResult *r = thaw->results[i];
@@ -45,22 +47,128 @@ static void print(const Sp__ThawAnswer *thaw, FILE *out)
             fprintf(out, ": %s", strerror(r->error));
         fprintf(out, "\n");
     }
+}
+
+static void print_hooks(Sp__HookResult *const *hooks, size_t count, const char *phase, FILE *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        const Sp__HookResult *h = hooks[i];
+        if (h->timed_out)
+            fprintf(out, "hook %s %s: took too long (hooks.timeout)\n", h->name, phase);
+        else if (h->exit_status)
+            fprintf(out, "hook %s %s: failed with %d\n", h->name, phase, h->exit_status);
+        else
+            fprintf(out, "hook %s %s: done\n", h->name, phase);
+        if ((h->timed_out || h->exit_status) && h->output[0])
+            fprintf(out, "  %s\n", h->output);
+    }
+}
+
+static void print_times(const Sp__FreezeAnswer *frozen, const Sp__ThawAnswer *thaw, FILE *out)
+{
+    if (frozen) {
+        fprintf(out, "sync before the freeze: %.1f ms\n", (double)frozen->sync_us / 1000);
+        fprintf(out, "inventory, read again while frozen: %.1f ms\n",
+                (double)frozen->inventory_us / 1000);
+    }
     fprintf(out, "from the first freeze to the last thaw: %.1f ms, ended by %s\n",
             (double)thaw->window_us / 1000, thaw->ended_by);
 }
 
-static int freeze_and_thaw(struct quiesce *q, unsigned lease_ms, FILE *out, struct sp_why *why)
+/* ---- advice ---- */
+
+__attribute__((format(printf, 2, 3))) static void advise(FILE *out, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("! ", out);
+    vfprintf(out, format, arguments);
+    fputs("\n", out);
+    va_end(arguments);
+}
+
+static void advise_result(const Sp__FreezeResult *r, FILE *out)
+{
+    switch (r->outcome) {
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_UNSUPPORTED:
+        advise(out, "%s cannot freeze and was written to: its files may be torn in a snapshot",
+               r->mount_point);
+        break;
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BUSY:
+        advise(out,
+               "%s is frozen by another program, which may thaw it at any time: run only one that "
+               "freezes this guest",
+               r->mount_point);
+        break;
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_NETWORK:
+        advise(out, "%s is on another host: it is in no snapshot of this guest", r->mount_point);
+        break;
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BLOCKED:
+        advise(out,
+               "%s could not be written out in time: its disk is too slow or too busy for a freeze",
+               r->mount_point);
+        break;
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FAILED:
+        if (r->error != ECANCELED)
+            advise(out, "%s could not be frozen", r->mount_point);
+        break;
+    default:
+        break;
+    }
+}
+
+static void advise_all(const struct agent_config *config, const Sp__FreezeAnswer *frozen,
+                       const Sp__ThawAnswer *thaw, FILE *out)
+{
+    size_t left_out = 0;
+    for (size_t i = 0; i < thaw->n_results; i++) {
+        advise_result(thaw->results[i], out);
+        left_out += thaw->results[i]->error == ECANCELED;
+    }
+    if (left_out)
+        advise(out, "%zu file systems were left out (freeze.only, freeze.exclude)", left_out);
+    if (thaw->window_us / 1000 > config->default_lease_ms / 2)
+        advise(out,
+               "this takes more than half of freeze.default_lease (%llu s): the snapshot may not "
+               "fit in",
+               (unsigned long long)config->default_lease_ms / 1000);
+    if (frozen && frozen->sync_us > 5000000)
+        advise(out, "the sync takes %.0f s: a backup gives it 10 s", (double)frozen->sync_us / 1e6);
+    bool failed = false;
+    for (size_t i = 0; frozen && i < frozen->n_hooks; i++)
+        failed = failed || frozen->hooks[i]->exit_status || frozen->hooks[i]->timed_out;
+    for (size_t i = 0; i < thaw->n_hooks; i++)
+        failed = failed || thaw->hooks[i]->exit_status || thaw->hooks[i]->timed_out;
+    if (failed)
+        advise(out, "a hook failed: backups have the grade filesystem, not application");
+    if (config->max_lease_ms < 10000)
+        advise(out, "freeze.max_lease is %llu ms: few snapshots are that fast",
+               (unsigned long long)config->max_lease_ms);
+    if (config->most_per_hour < 4)
+        advise(out, "freeze.most_per_hour allows %llu backups an hour, repeated ones included",
+               (unsigned long long)config->most_per_hour);
+}
+
+static int freeze_and_thaw(struct quiesce *q, const struct agent_config *config, unsigned lease_ms,
+                           FILE *out, struct sp_why *why)
 {
     Sp__FreezeCommand command = SP__FREEZE_COMMAND__INIT;
     command.lease_ms = lease_ms;
+    command.run_hooks = true;
     Sp__FreezeAnswer *frozen = NULL;
     Sp__ThawAnswer *thaw = NULL;
     int r = quiesce_freeze(q, OPERATION, &command, &frozen, why);
     if (r == 0 || r == -ETIME) {
         struct sp_why late = {0};
         int thawed = quiesce_thaw(q, OPERATION, &thaw, &late);
-        if (thawed == 0)
-            print(thaw, out);
+        if (thawed == 0) {
+            if (frozen)
+                print_hooks(frozen->hooks, frozen->n_hooks, "pre-freeze", out);
+            print_results(thaw, out);
+            print_hooks(thaw->hooks, thaw->n_hooks, "post-thaw", out);
+            print_times(frozen, thaw, out);
+            advise_all(config, frozen, thaw, out);
+        }
         if (r == 0 && thawed < 0) {
             *why = late;
             r = thawed;
@@ -94,7 +202,7 @@ int freeze_test(const struct agent_config *config, const char *const *mount_poin
     struct quiesce *q = NULL;
     r = quiesce_new(&options, &q, why);
     if (r == 0)
-        r = freeze_and_thaw(q, lease_ms, out, why);
+        r = freeze_and_thaw(q, &narrowed, lease_ms, out, why);
     quiesce_free(q);
     return r;
 }

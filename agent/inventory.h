@@ -43,6 +43,13 @@ extern const struct inventory_roots inventory_roots_system;
  * same, without content. 0 or negative errno. */
 int inventory_read(const struct inventory_roots *roots, Sp__Inventory **ret, struct sp_why *why);
 
+/* The same, right after `before` was read: what that says of a device is taken over where the bytes
+ * still say it, which is cheaper than to ask what they may be: a header by its fingerprint, a file
+ * system or partition table by looking for this very kind. All that needs no reading of devices
+ * (sysfs, mounts, dm tables) is read anew. */
+int inventory_read_again(const struct inventory_roots *roots, const Sp__Inventory *before,
+                         Sp__Inventory **ret, struct sp_why *why);
+
 /* SHA-256 over what does not move by itself: all but times, sequence and digest. */
 int inventory_digest(const Sp__Inventory *inventory, uint8_t out[32]);
 

@@ -72,7 +72,9 @@ static const char help_run[] =
     "  freeze.max_lease=60s        the longest freeze, whatever the controller asks for\n"
     "  freeze.most_per_hour=120    freezes\n"
     "  freeze.exclude=/a,/b        mount points that are never frozen\n"
-    "  freeze.only=/a,/b           nothing but these\n";
+    "  freeze.only=/a,/b           nothing but these\n"
+    "  hooks.folder=DIR            programs before the freeze and after the thaw; see the man "
+    "page\n";
 
 static const char help_inspect[] =
     "Usage: sealpoint-agent inspect [--json] [DEVICE|IMAGE…]\n"
@@ -96,7 +98,9 @@ static const char help_freeze[] =
     "\n"
     "Freezes this guest's file systems (or the ones named) as a backup would, thaws them at once "
     "and\n"
-    "shows what happened to each. Programs that write wait for that moment.\n";
+    "shows what happened to each, with the hooks. Lines with '!' say what would go wrong in a "
+    "backup.\n"
+    "Programs that write wait for that moment.\n";
 
 struct arguments {
     const char *config, *controller, *token_file, *ca_fingerprint;

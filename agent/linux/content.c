@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/scan.h"
 #include "agent/message.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/file.h"
 #include <blkid/blkid.h>
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +129,97 @@ static int probe_header(struct scan_device *device, int fd, enum volume_other ot
     return 0;
 }
 
+/* ---- the same as a moment ago? ---- */
+
+static const Sp__BlockDevice *known_before(const struct scan *scan, const Sp__BlockDevice *m)
+{
+    const Sp__BlockDevice *was = scan->before ? inventory_device(scan->before, m->name) : NULL;
+    return was && strcmp(was->devno, m->devno) == 0 && strcmp(was->type, m->type) == 0 &&
+                   strcmp(was->dm_uuid, m->dm_uuid) == 0 && was->size_bytes == m->size_bytes
+               ? was
+               : NULL;
+}
+
+/* The encrypted volume whose header lay on the device, NULL if none did. */
+static const Sp__Volume *header_before(const struct scan *scan, const char *name)
+{
+    for (size_t i = 0; i < scan->before->n_volumes; i++) {
+        const Sp__Volume *volume = scan->before->volumes[i];
+        if (volume->header && !volume->header->detached &&
+            strcmp(volume->device + strlen("/dev/"), name) == 0)
+            return volume;
+    }
+    return NULL;
+}
+
+/* Whether the bytes of the header are those of `was`, whose facts are taken then. 1, 0 or -ENOMEM.
+ */
+static int take_same_header(struct scan_device *device, int fd, const Sp__BlockDevice *was,
+                            const Sp__Volume *volume)
+{
+    const struct volume_format *const *format = volume_formats;
+    while (*format && (*format)->kind != volume->kind)
+        format++;
+    off_t size = lseek(fd, 0, SEEK_END);
+    uint8_t fingerprint[32];
+    struct volume_reader reader = volume_reader_of_fd(&fd, (uint64_t)size);
+    if (!*format || size <= 0 || volume->header->fingerprint.len != sizeof(fingerprint) ||
+        volume_fingerprint(*format, &reader, volume->header, fingerprint) < 0 ||
+        memcmp(fingerprint, volume->header->fingerprint.data, sizeof(fingerprint)) != 0)
+        return 0;
+    device->format = *format;
+    device->facts = (Sp__HeaderFacts *)sp_message_copy(&volume->header->base);
+    if (was->content)
+        device->message->content = (Sp__Content *)sp_message_copy(&was->content->base);
+    return device->facts && !device->message->content == !was->content ? 1 : -ENOMEM;
+}
+
+/* Looks for one kind of content only, by libblkid; fills the device. 1, 0 or -ENOMEM. */
+static int take_same_content(struct scan_device *device, int fd, const Sp__Content *was)
+{
+    SP_CLEANUP(probe) blkid_probe probe = blkid_new_probe();
+    char *only[] = {was->type, NULL};
+    if (!probe || blkid_probe_set_device(probe, fd, 0, 0) < 0)
+        return 0;
+    blkid_probe_enable_superblocks(probe, 1);
+    blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID |
+                                                 BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE);
+    if (blkid_probe_filter_superblocks_type(probe, BLKID_FLTR_ONLYIN, only) < 0 ||
+        blkid_do_safeprobe(probe) != 0)
+        return 0;
+    int r = take_content(probe, device->message);
+    return r < 0 ? r : device->message->content != NULL;
+}
+
+/* Another device lies on it: its folder has links to them. */
+static bool is_held(const struct scan_device *device)
+{
+    SP_FREE char *path = sp_format("%s/holders", device->folder);
+    DIR *dir = path ? opendir(path) : NULL;
+    bool held = false;
+    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
+        held = entry->d_name[0] != '.';
+    if (dir)
+        closedir(dir);
+    return held;
+}
+
+/* 1: the device is known now, 0: it must be probed for anything, or -ENOMEM. */
+static int probe_again(struct scan *scan, struct scan_device *device, int fd)
+{
+    const Sp__BlockDevice *was = known_before(scan, device->message);
+    if (!was)
+        return 0;
+    const Sp__Volume *volume = header_before(scan, was->name);
+    if (volume)
+        return take_same_header(device, fd, was, volume);
+    /* A file system that is mounted, or what a mapping or array holds open, cannot have got another
+     * header in the meantime; of anything else this is not known. */
+    bool held = was->content && !device->parted && !was->partition_table[0] &&
+                (device->message->n_mount_points || is_held(device));
+    return held ? take_same_content(device, fd, was->content) : 0;
+}
+
 /* ---- all ---- */
 
 static int probe_device(struct scan *scan, struct scan_device *device)
@@ -138,7 +232,10 @@ static int probe_device(struct scan *scan, struct scan_device *device)
         return 0;
     }
     enum volume_other other = VOLUME_OTHER_ASK;
-    int r = probe_content(scan, device, fd, &other);
+    int r = probe_again(scan, device, fd);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    r = probe_content(scan, device, fd, &other);
     if (r == 0 && may_hold_header(scan, device))
         r = probe_header(device, fd, other);
     return r;

@@ -42,6 +42,12 @@ void scan_done(struct scan *scan)
 
 int inventory_read(const struct inventory_roots *roots, Sp__Inventory **ret, struct sp_why *why)
 {
+    return inventory_read_again(roots, NULL, ret, why);
+}
+
+int inventory_read_again(const struct inventory_roots *roots, const Sp__Inventory *before,
+                         Sp__Inventory **ret, struct sp_why *why)
+{
     static const struct {
         const char *what;
         int (*run)(struct scan *);
@@ -57,7 +63,7 @@ int inventory_read(const struct inventory_roots *roots, Sp__Inventory **ret, str
     if (!inventory)
         return -ENOMEM;
     sp__inventory__init(inventory);
-    struct scan scan = {.roots = roots, .inventory = inventory};
+    struct scan scan = {.roots = roots, .before = before, .inventory = inventory};
     int r = 0;
     for (size_t i = 0; r == 0 && i < sizeof(steps) / sizeof(steps[0]); i++) {
         r = steps[i].run(&scan);

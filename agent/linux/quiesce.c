@@ -291,7 +291,7 @@ static int hold(struct quiesce *q, struct freezing *f, struct sp_why *why)
     if (r == 0 && made == 0) {
         /* Again, now that nothing changes: this one describes the snapshot. */
         uint64_t from = freeze_now_ns();
-        made = inventory_read(&f->roots, &f->answer->inventory, NULL);
+        made = inventory_read_again(&f->roots, f->before, &f->answer->inventory, NULL);
         f->answer->inventory_us = (freeze_now_ns() - from) / 1000;
     }
     if (r == 0 && made < 0)

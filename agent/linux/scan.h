@@ -45,6 +45,7 @@ struct scan_device {
 
 struct scan {
     const struct inventory_roots *roots;
+    const Sp__Inventory *before; /* NULL, or what was read a moment ago */
     Sp__Inventory *inventory;
     struct scan_device *devices; /* as inventory->devices, same order */
     size_t count;

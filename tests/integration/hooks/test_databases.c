@@ -99,7 +99,6 @@ static struct agent_config config_for(const char *mount_point, const char *run_a
                                  .most_per_hour = 3600,
                                  .exclude = (char *)(uintptr_t) "",
                                  .only = (char *)(uintptr_t)mount_point,
-                                 .suspend = (char *)(uintptr_t) "",
                                  .hooks_folder = hooks,
                                  .hooks_run_as = (char *)(uintptr_t)run_as,
                                  .hooks_timeout_ms = 20000};
