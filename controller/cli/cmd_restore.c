@@ -33,11 +33,24 @@ static void catch_interrupts(void)
     (void)sigaction(SIGTERM, &action, NULL);
 }
 
+/* How an image is written. `convert`: what qemu-img makes of a raw one; NULL: it is raw. */
+struct format {
+    const char *name, *suffix, *convert, *options;
+};
+
+static const struct format formats[] = {
+    {"raw", "raw", NULL, NULL},
+    {"qcow2", "qcow2", "qcow2", NULL},
+    /* As Azure wants it: of a fixed size, exactly the disk's. */
+    {"vhd", "vhd", "vpc", "subformat=fixed,force_size=on"},
+};
+
 struct restore {
     struct cli *cli;
     const Sp__Manifest *manifest;
     const char *point_id, *folder;
-    bool qcow2, force;
+    const struct format *format;
+    bool force;
     uint64_t done_bytes, total_bytes;
     struct cli_progress progress;
 };
@@ -144,10 +157,17 @@ static int receive(struct restore *r, const Sp__DiskImage *disk, const char *pat
 }
 
 /* qemu-img knows qcow2 better than anybody; it is run without a shell. */
-static int convert(const char *raw, const char *out)
+static int convert(const struct format *format, const char *raw, const char *out)
 {
-    const char *const argv[] = {"qemu-img", "convert", "-f", "raw", "-O",
-                                "qcow2",    "--",      raw,  out,   NULL};
+    const char *argv[12] = {"qemu-img", "convert", "-f", "raw", "-O", format->convert};
+    size_t n = 6;
+    if (format->options) {
+        argv[n++] = "-o";
+        argv[n++] = format->options;
+    }
+    argv[n++] = "--";
+    argv[n++] = raw;
+    argv[n] = out;
     pid_t pid;
     int e = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)(uintptr_t)argv, environ);
     if (e)
@@ -166,15 +186,15 @@ static int convert(const char *raw, const char *out)
 
 static int restore_disk(struct restore *r, const Sp__DiskImage *disk)
 {
-    SP_FREE char *final = disk_path(r, disk, r->qcow2 ? "qcow2" : "raw");
+    SP_FREE char *final = disk_path(r, disk, r->format->suffix);
     SP_FREE char *partial = disk_path(r, disk, "partial");
     if (!final || !partial)
         return cli_fail(CLI_ERROR, "no memory");
     int code = receive(r, disk, partial);
     if (code != CLI_OK)
         return code;
-    if (r->qcow2) {
-        code = convert(partial, final);
+    if (r->format->convert) {
+        code = convert(r->format, partial, final);
         if (code != CLI_OK)
             return code;
     } else if (rename(partial, final) < 0) {
@@ -203,7 +223,7 @@ static int check_target(const struct restore *r, const Sp__Manifest *m, const ch
         need += m->disks[i]->stored_bytes;
         if (m->disks[i]->stored_bytes > largest)
             largest = m->disks[i]->stored_bytes;
-        SP_FREE char *path = disk_path(r, m->disks[i], r->qcow2 ? "qcow2" : "raw");
+        SP_FREE char *path = disk_path(r, m->disks[i], r->format->suffix);
         if (!path || (!r->force && lstat(path, &there) == 0))
             return cli_fail(CLI_ERROR, "%s is there already: --force writes over it",
                             path ? path : r->folder);
@@ -217,7 +237,7 @@ static int check_target(const struct restore *r, const Sp__Manifest *m, const ch
     if (e < 0 || statvfs(r->folder, &fs) < 0)
         return cli_fail(CLI_ERROR, "cannot use %s: %s", r->folder, strerror(e < 0 ? -e : errno));
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (r->qcow2) /* one raw image beside the qcow2 that is made from it */
+    if (r->format->convert) /* one raw image beside that which is made from it */
         need += largest;
     if (room < need) {
         char a[24], b[24];
@@ -287,22 +307,27 @@ int cmd_point_restore(struct cli *cli, const struct cli_command *c, int argc, ch
     const struct cli_flag flags[] = {
         {"to", "DIR", "where the images are written", &to, NULL, NULL},
         {"disk", "DISK", "only this disk", &disk, NULL, NULL},
-        {"format", "raw|qcow2", "format of the images (raw)", &format, NULL, NULL},
+        {"format", "raw|qcow2|vhd", "format of the images (raw); vhd: fixed, as for Azure", &format,
+         NULL, NULL},
         {"force", NULL, "write over images that are there", NULL, &force, NULL},
         {0},
     };
     CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
     if (!to)
         return cli_fail(CLI_USAGE, "--to DIR is needed");
-    bool qcow2 = strcmp(format, "qcow2") == 0;
-    if (!qcow2 && strcmp(format, "raw") != 0)
-        return cli_fail(CLI_USAGE, "--format is raw or qcow2");
+    const struct format *as = NULL;
+    for (size_t i = 0; i < SP_COUNT(formats); i++) {
+        if (strcmp(format, formats[i].name) == 0)
+            as = &formats[i];
+    }
+    if (!as)
+        return cli_fail(CLI_USAGE, "--format is raw, qcow2 or vhd");
     Sp__GetPointRequest request = SP__GET_POINT_REQUEST__INIT;
     request.point = argv[0];
     CLI_MESSAGE Sp__PointDetail *detail = NULL;
     int r = cli_call(cli, "Backup/GetPoint", &request.base, &detail);
     if (r != CLI_OK)
         return r;
-    struct restore state = {.cli = cli, .folder = to, .qcow2 = qcow2, .force = force};
+    struct restore state = {.cli = cli, .folder = to, .format = as, .force = force};
     return restore(&state, detail, disk);
 }
