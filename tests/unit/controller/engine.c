@@ -723,6 +723,116 @@ static void a_lost_catalog_is_built_again_from_the_vault(void **state)
     message_free(job);
 }
 
+static int keep_one(Sp__Machine *m, void *arg)
+{
+    (void)arg;
+    m->policy = message_new(&sp__policy__descriptor);
+    m->policy->encrypt_clear_chunks = 1;
+    m->policy->retention = message_new(&sp__retention__descriptor);
+    m->policy->retention->keep_last = 1;
+    return 0;
+}
+
+static Sp__CollectProgress *collect(struct scene *s, bool dry_run)
+{
+    Sp__CollectProgress *done = NULL;
+    struct sp_why why = {0};
+    if (engine_collect(s->engine, "main", dry_run, &done, &why) < 0)
+        fail_msg("collect: %s", why.text);
+    return done;
+}
+
+/* As if so many days had been counted. */
+static void pass_days(struct scene *s, uint64_t days)
+{
+    struct sp_buffer old SP_BUFFER = {0};
+    unsigned long long at = 0, boot = 0;
+    char id[64] = "", text[128];
+    assert_int_equal(catalog_get(s->catalog, "elapsed-clock", &old), 0);
+    assert_true(sscanf(sp_buffer_text(&old), "%llu %llu %63s", &at, &boot, id) >= 2);
+    snprintf(text, sizeof text, "%llu %llu %s", at + days * 24 * 3600 * 1000, boot, id);
+    assert_int_equal(catalog_set(s->catalog, "elapsed-clock", text, strlen(text)), 0);
+}
+
+static void retention_deletes_and_a_fortnight_later_it_is_gone(void **state)
+{
+    struct scene *s = *state;
+    struct sp_why why = {0};
+    Sp__Job *job[3];
+    Sp__Point *point = NULL;
+    a_luks_volume();
+    assert_int_equal(catalog_machine_change(s->catalog, "web1", keep_one, NULL, NULL), 0);
+    for (size_t i = 0; i < 3; i++)
+        job[i] = back_up(s);
+    assert_int_equal(
+        engine_mark_point(s->engine, job[0]->point_id, ENGINE_HOLD, "user/a", "case", &point, &why),
+        0);
+    assert_string_equal(point->held_by, "user/a");
+    message_free(point);
+    point = NULL;
+    assert_int_equal(
+        engine_mark_point(s->engine, job[2]->point_id, ENGINE_DELETE, "user/a", "x", &point, &why),
+        -EPERM);
+    Sp__CollectProgress *done = collect(s, true);
+    assert_int_equal(done->n_expired_points, 1);
+    message_free(done);
+    done = collect(s, false);
+    assert_int_equal(done->n_expired_points, 1);
+    assert_string_equal(done->expired_points[0], job[1]->point_id);
+    assert_int_equal(done->points_removed, 0);
+    message_free(done);
+    pass_days(s, 13);
+    done = collect(s, false);
+    assert_int_equal(done->points_removed, 0);
+    message_free(done);
+    pass_days(s, 2);
+    done = collect(s, false);
+    assert_int_equal(done->points_removed, 1);
+    message_free(done);
+    struct catalog_point *cp = point_of(s, job[1]);
+    assert_int_equal(cp->point->state, STATE(EXPIRED));
+    assert_false(cp->stored);
+    catalog_point_free(cp);
+    cp = point_of(s, job[0]);
+    assert_true(cp->stored && cp->point->state == STATE(VALID));
+    catalog_point_free(cp);
+    unsigned problems = 0;
+    assert_int_equal(engine_check_vault(s->engine, "main", true, check_progress, &problems, NULL),
+                     0);
+    assert_int_equal(problems, 0);
+    for (size_t i = 0; i < 3; i++)
+        message_free(job[i]);
+}
+
+static int count_problems(void *arg, const Sp__CheckProgress *p)
+{
+    *(unsigned *)arg += (unsigned)p->n_problems;
+    return 0;
+}
+
+static void a_vault_is_copied_and_scrubbed(void **state)
+{
+    struct scene *s = *state;
+    struct sp_why why = {0};
+    struct vault_copied done = {0};
+    unsigned problems = 0;
+    a_luks_volume();
+    message_free(back_up(s));
+    char *replica SP_FREE = sp_format("%s/replica", s->folder);
+    if (engine_copy_vault(s->engine, "main", replica, "web1", NULL, NULL, &done, &why))
+        fail_msg("copy: %s", why.text);
+    assert_int_equal(done.points, 1);
+    assert_int_equal(engine_copy_vault(s->engine, "main", replica, "", NULL, NULL, &done, &why), 0);
+    assert_int_equal(done.points, 0);
+    assert_int_equal(done.points_there, 1);
+    if (engine_scrub_vault(s->engine, "main", replica, 0, count_problems, &problems, &why))
+        fail_msg("scrub: %s", why.text);
+    assert_int_equal(problems, 0);
+    /* The vault itself is no replica of itself. */
+    assert_int_equal(
+        engine_copy_vault(s->engine, "main", s->vault_path, "", NULL, NULL, &done, &why), -EINVAL);
+}
+
 static void one_job_for_each_machine(void **state)
 {
     struct scene *s = *state;
@@ -759,6 +869,8 @@ int main(void)
         T(a_snapshot_that_cannot_be_released_is_tried_again),
         T(a_check_does_not_hold_the_catalog),
         T(a_lost_catalog_is_built_again_from_the_vault),
+        T(retention_deletes_and_a_fortnight_later_it_is_gone),
+        T(a_vault_is_copied_and_scrubbed),
         T(one_job_for_each_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
