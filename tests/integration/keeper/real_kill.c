@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * kill -9 while keys are imported: what was acknowledged is there, and the keystore holds. 10
- * rounds, 200 with SEALPOINT_LONG=1. */
+ * kill -9 while keys are imported, declared compromised, asked to be destroyed, and wrapped for a
+ * new recovery kit: what was acknowledged is there, nothing is there by half, and the keystore
+ * holds. 10 rounds, 200 with SEALPOINT_LONG=1. */
 #include "process.h"
 
+#include "base/sealed_box.h"
+#include "base/signed_request.h"
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -12,8 +15,11 @@
 
 enum { ROUNDS = 10, ROUNDS_LONG = 200, KEYS_MOST = 20000 };
 
+/* What was acknowledged: every key, and what became of some of them. */
 static char (*acknowledged)[37];
 static size_t count;
+static char compromised[37], asked[37]; /* of this round; "": none */
+static unsigned changes;                /* of all rounds */
 
 /* One import; true when it was acknowledged. */
 static bool import_one(struct rig *r, unsigned number)
@@ -44,6 +50,86 @@ static bool import_one(struct rig *r, unsigned number)
     return true;
 }
 
+/* Signs and executes; true when it was acknowledged. */
+static bool order(struct rig *r, const char *method, const ProtobufCMessage *arguments)
+{
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    Sp__NonceRequest nonce = SP__NONCE_REQUEST__INIT;
+    Sp__SignedCall call = SP__SIGNED_CALL__INIT;
+    Sp__KeeperResponse *answer = NULL;
+    SP_FREE uint8_t *packed = NULL;
+    size_t size = 0;
+    request.kind_case = SP__KEEPER_REQUEST__KIND_NONCE;
+    request.nonce = &nonce;
+    if (keeper_call(r->client, &request, -1, 0, &answer, NULL) < 0)
+        return false;
+    assert_int_equal(sp_pack(arguments, &packed, &size), 0);
+    assert_int_equal(sp_request_sign(method, packed, size, answer->nonce->nonce.data, 32,
+                                     sp_clock_system.wall_ms(NULL) + 60000, r->admin.key,
+                                     r->admin.certificate, &call.request),
+                     0);
+    answer_free(answer);
+    request.kind_case = SP__KEEPER_REQUEST__KIND_EXECUTE;
+    request.execute = &call;
+    int e = keeper_call(r->client, &request, -1, 0, &answer, NULL);
+    sp__signed_request__free_unpacked(call.request, NULL);
+    if (e == 0)
+        answer_free(answer);
+    changes += e == 0;
+    return e == 0;
+}
+
+static bool compromise_last(struct rig *r)
+{
+    Sp__CompromiseKeyRequest ask = SP__COMPROMISE_KEY_REQUEST__INIT;
+    ask.record_id = acknowledged[count - 1];
+    ask.why = (char[]){"x"};
+    if (!order(r, "/sealpoint.v1.Keys/Compromise", &ask.base))
+        return false;
+    strcpy(compromised, acknowledged[count - 1]);
+    return true;
+}
+
+static bool ask_to_destroy_last(struct rig *r)
+{
+    Sp__DestroyKeyRequest ask = SP__DESTROY_KEY_REQUEST__INIT;
+    ask.record_id = acknowledged[count - 1];
+    ask.why = (char[]){"x"};
+    if (!order(r, "/sealpoint.v1.Keys/Destroy", &ask.base))
+        return false;
+    strcpy(asked, acknowledged[count - 1]);
+    return true;
+}
+
+/* Wraps every DEK anew, and drops what was wrapped for the old kit. */
+static bool change_kit(struct rig *r)
+{
+    Sp__AddKekRequest ask = SP__ADD_KEK_REQUEST__INIT;
+    SP_SECRET struct sp_secret *reply = NULL;
+    uint8_t reply_public[32];
+    assert_int_equal(sp_box_keypair(&reply, reply_public), 0);
+    ask.kind = (char[]){KEK_KIT};
+    ask.reply_key = (ProtobufCBinaryData){32, reply_public};
+    return order(r, "/sealpoint.v1.Keys/AddKek", &ask.base);
+}
+
+/* One thing after the other until the keeper is gone. */
+static bool work(struct rig *r, unsigned number)
+{
+    if (!import_one(r, number))
+        return false;
+    switch (number % 8) {
+    case 1:
+        return compromise_last(r);
+    case 3:
+        return ask_to_destroy_last(r);
+    case 5:
+        return change_kit(r);
+    default:
+        return true;
+    }
+}
+
 static void *kill_later(void *self)
 {
     const struct timespec *after = self;
@@ -51,12 +137,23 @@ static void *kill_later(void *self)
     return NULL;
 }
 
-static bool is_listed(const Sp__ListKeysResponse *list, const char *record_id)
+static const Sp__EscrowRecord *find(const Sp__ListKeysResponse *list, const char *record_id)
 {
     for (size_t i = 0; i < list->n_records; i++)
         if (strcmp(list->records[i]->record_id, record_id) == 0)
-            return true;
-    return false;
+            return list->records[i];
+    return NULL;
+}
+
+static void check_asked(struct rig *r)
+{
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    Sp__ShowKeyRequest ask = SP__SHOW_KEY_REQUEST__INIT;
+    ask.record_id = asked;
+    request.kind_case = SP__KEEPER_REQUEST__KIND_SHOW_KEY;
+    request.show_key = &ask;
+    ANSWER a = rig_call(r, &request);
+    assert_non_null(a->show_key->destruction);
 }
 
 static void check_all(struct rig *r)
@@ -69,8 +166,13 @@ static void check_all(struct rig *r)
     request.list_keys = &list;
     ANSWER a = rig_call(r, &request);
     for (size_t i = 0; i < count; i++)
-        if (!is_listed(a->list_keys, acknowledged[i]))
+        if (!find(a->list_keys, acknowledged[i]))
             fail_msg("the acknowledged key %s is lost", acknowledged[i]);
+    if (compromised[0])
+        assert_int_equal(find(a->list_keys, compromised)->state,
+                         SP__RECORD_STATE__RECORD_STATE_COMPROMISED);
+    if (asked[0])
+        check_asked(r);
     request.kind_case = SP__KEEPER_REQUEST__KIND_CHECK;
     request.check = &check;
     ANSWER c = rig_call(r, &request);
@@ -89,13 +191,14 @@ static void test_no_acknowledged_key_is_lost(void **state)
     unsigned number = 0;
     acknowledged = calloc(KEYS_MOST, sizeof(*acknowledged));
     for (int round = 0; round < rounds; round++) {
+        compromised[0] = asked[0] = 0;
         /* The kill falls at another place of an import each time. */
         struct timespec after = {.tv_nsec = 20000000 + round * 7919 % 60 * 1000000L};
         pthread_t timer;
         void *over = NULL;
         assert_int_equal(pthread_create(&timer, NULL, kill_later, &after), 0);
         while (pthread_tryjoin_np(timer, &over) != 0)
-            import_one(r, number++);
+            work(r, number++);
         /* One more is under way when the signal comes. */
         pid_t killer = fork();
         if (killer == 0) {
@@ -104,7 +207,7 @@ static void test_no_acknowledged_key_is_lost(void **state)
             kill(process.pid, SIGKILL);
             _exit(0);
         }
-        while (import_one(r, number++))
+        while (work(r, number++))
             ;
         int status = 0;
         assert_int_equal(waitpid(killer, &status, 0), killer);
@@ -114,6 +217,7 @@ static void test_no_acknowledged_key_is_lost(void **state)
         check_all(r);
     }
     assert_true(count > (size_t)rounds);
+    assert_true(changes > (unsigned)rounds / 2);
     free(acknowledged);
     process_rig_free(r, &process);
 }
