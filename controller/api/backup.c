@@ -270,6 +270,10 @@ int api_add_vault(struct api *api, struct rpc_call *call, const ProtobufCMessage
         r = sp_why_set(why, -EINVAL, "a vault's directory is an absolute path on the controller");
     if (r == 0)
         r = engine_add_vault(api->engine, asked->name, asked->config, &vault, why);
+    if (r == 0 && asked->immutable_days) {
+        r = engine_make_immutable(api->engine, vault->vault_id, asked->immutable_days, why);
+        vault->immutable_days = asked->immutable_days;
+    }
     if (r == 0) {
         api_audit(api, call, "vault.added", vault->vault_id, "name %s", vault->name);
         *ret = &vault->base;
@@ -299,6 +303,7 @@ int api_list_vaults(struct api *api, struct rpc_call *call, const ProtobufCMessa
         Sp__Vault *v = response->vaults[i];
         struct vault *open = NULL;
         /* One that is away is still listed, without numbers. */
+        v->immutable_days = engine_immutable_days(api->engine, v->vault_id);
         if (engine_vault(api->engine, v->vault_id, false, &open, NULL) == 0)
             (void)vault_space(open, &v->used_bytes, &v->free_bytes);
     }

@@ -129,6 +129,11 @@ enum engine_mark { ENGINE_HOLD, ENGINE_UNHOLD, ENGINE_DELETE, ENGINE_UNDELETE };
 /* By id or a unique beginning; *ret as it is then. Errors as vault.h has them. */
 int engine_mark_point(struct engine *, const char *point, enum engine_mark, const char *who,
                       const char *text, Sp__Point **ret, struct sp_why *why);
+/* From now on no point of the vault can be deleted, by anybody, for so many days after it was made.
+ * -EPERM: fewer days than now. */
+int engine_make_immutable(struct engine *, const char *vault_id, uint32_t days,
+                          struct sp_why *why);
+uint32_t engine_immutable_days(struct engine *, const char *vault_id);
 /* Applies the machines' retention, removes what nobody needs. */
 int engine_collect(struct engine *, const char *vault, bool dry_run, Sp__CollectProgress **ret,
                    struct sp_why *why);

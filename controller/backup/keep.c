@@ -43,6 +43,52 @@ static int elapsed_now(struct engine *e, uint64_t *ret)
     return r;
 }
 
+/* ---- immutable vaults ---- */
+
+static int read_days(struct engine *e, const char *vault_id, uint32_t *ret)
+{
+    struct sp_buffer text SP_BUFFER = {0};
+    char key[64];
+    *ret = 0;
+    snprintf(key, sizeof key, "immutable %s", vault_id);
+    int r = catalog_get(e->options.catalog, key, &text);
+    if (r == 0)
+        (void)sscanf(sp_buffer_text(&text), "%" SCNu32, ret);
+    return r == -ENOENT ? 0 : r;
+}
+
+uint32_t engine_immutable_days(struct engine *e, const char *vault_id)
+{
+    uint32_t days;
+    return read_days(e, vault_id, &days) == 0 ? days : 0;
+}
+
+int engine_make_immutable(struct engine *e, const char *vault_id, uint32_t days, struct sp_why *why)
+{
+    uint32_t now;
+    char key[64], text[16];
+    int r = read_days(e, vault_id, &now);
+    if (r == 0 && days < now)
+        r = sp_why_set(why, -EPERM, "the vault is immutable for %u days: that is never lowered",
+                       now);
+    snprintf(key, sizeof key, "immutable %s", vault_id);
+    snprintf(text, sizeof text, "%u", days);
+    return r < 0 ? r : catalog_set(e->options.catalog, key, text, strlen(text));
+}
+
+/* A point that cannot be locked as its vault demands is not sealed. */
+int keep_lock(struct run *run, Sp__Manifest *m)
+{
+    uint32_t days;
+    uint64_t now;
+    int r = read_days(run->engine, run->vault_entry->vault_id, &days);
+    if (r < 0 || days == 0)
+        return r;
+    r = elapsed_now(run->engine, &now);
+    m->lock_until_unix_ms = now + (uint64_t)days * 24 * 3600 * 1000;
+    return r;
+}
+
 /* ---- one point ---- */
 
 static int copy_marks(struct vault *v, Sp__Point *p)

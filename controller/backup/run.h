@@ -151,6 +151,8 @@ int vaults_adopt(struct engine *, struct vault *, const char *vault_id, const ch
 void witness_vault(struct engine *, const char *vault_id);
 void witness_machine(struct engine *, const char *machine_id);
 
+/* Locks the point, if its vault is immutable. */
+int keep_lock(struct run *, Sp__Manifest *);
 /* The key for the clear chunks of a vault. */
 int vaults_key(struct engine *, const char *vault_id, struct sp_secret **ret, struct sp_why *why);
 

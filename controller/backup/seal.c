@@ -216,6 +216,8 @@ int seal_point(struct run *run, Sp__Manifest *m, bool reproof)
     int r = message_set(&m->made_by, "sealpointd " SEALPOINT_VERSION);
     if (r == 0 && !reproof)
         r = place_in_chain(run, m);
+    if (r == 0 && !reproof)
+        r = keep_lock(run, m);
     if (r == 0)
         r = copy_keystore(run, m);
     if (r == 0)

@@ -15,14 +15,19 @@ static void vault_row(struct cli_table *t, const Sp__Vault *v)
 
 int cmd_vault_add(struct cli *cli, const struct cli_command *c, int argc, char **argv)
 {
-    const char *dir = NULL;
+    const char *dir = NULL, *days = "0";
+    uint64_t n = 0;
     const struct cli_flag flags[] = {
         {"dir", "DIR", "an empty or missing folder on the controller's host", &dir, NULL, NULL},
+        {"immutable-days", "N", "nobody can delete a point for N days; never lowered", &days, NULL,
+         NULL},
         {0},
     };
     CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
     if (!dir)
         return cli_fail(CLI_USAGE, "--dir DIR is needed: it is the only kind of vault so far");
+    if (cli_number("immutable-days", days, 36500, &n) != CLI_OK)
+        return CLI_USAGE;
     Sp__DirectoryVault directory = SP__DIRECTORY_VAULT__INIT;
     Sp__VaultConfig config = SP__VAULT_CONFIG__INIT;
     Sp__AddVaultRequest request = SP__ADD_VAULT_REQUEST__INIT;
@@ -31,6 +36,7 @@ int cmd_vault_add(struct cli *cli, const struct cli_command *c, int argc, char *
     config.directory = &directory;
     request.name = argv[0];
     request.config = &config;
+    request.immutable_days = (uint32_t)n;
     CLI_MESSAGE Sp__Vault *vault = NULL;
     int r = cli_call(cli, "Backup/AddVault", &request.base, &vault);
     if (r != CLI_OK || cli->json)

@@ -804,6 +804,37 @@ static void retention_deletes_and_a_fortnight_later_it_is_gone(void **state)
         message_free(job[i]);
 }
 
+static void an_immutable_vault_keeps_its_points(void **state)
+{
+    struct scene *s = *state;
+    struct sp_why why = {0};
+    Sp__Vault *vault = NULL;
+    Sp__Point *point = NULL;
+    a_luks_volume();
+    assert_int_equal(catalog_vault_get(s->catalog, "main", &vault), 0);
+    assert_int_equal(engine_make_immutable(s->engine, vault->vault_id, 30, &why), 0);
+    assert_int_equal(engine_make_immutable(s->engine, vault->vault_id, 7, &why), -EPERM);
+    assert_int_equal(engine_immutable_days(s->engine, vault->vault_id), 30);
+    Sp__Job *first = back_up(s), *second = back_up(s);
+    assert_int_equal(second->state, STATE(VALID));
+    assert_int_equal(
+        engine_mark_point(s->engine, first->point_id, ENGINE_DELETE, "user/a", "x", &point, &why),
+        -EPERM);
+    assert_non_null(strstr(why.text, "locked"));
+    pass_days(s, 29);
+    assert_int_equal(
+        engine_mark_point(s->engine, first->point_id, ENGINE_DELETE, "user/a", "x", &point, &why),
+        -EPERM);
+    pass_days(s, 2);
+    assert_int_equal(
+        engine_mark_point(s->engine, first->point_id, ENGINE_DELETE, "user/a", "x", &point, &why),
+        0);
+    message_free(point);
+    message_free(first);
+    message_free(second);
+    message_free(vault);
+}
+
 static int count_problems(void *arg, const Sp__CheckProgress *p)
 {
     *(unsigned *)arg += (unsigned)p->n_problems;
@@ -870,6 +901,7 @@ int main(void)
         T(a_check_does_not_hold_the_catalog),
         T(a_lost_catalog_is_built_again_from_the_vault),
         T(retention_deletes_and_a_fortnight_later_it_is_gone),
+        T(an_immutable_vault_keeps_its_points),
         T(a_vault_is_copied_and_scrubbed),
         T(one_job_for_each_machine),
     };
