@@ -18,7 +18,9 @@ static int show(struct engine *e, Sp__Signed *manifest, bool pin, bool first, st
     witness.first = first;
     request.kind_case = SP__KEEPER_REQUEST__KIND_WITNESS;
     request.witness = &witness;
-    int r = keeper_ask(e, NULL, &request, NULL, NULL, RUN_KEEPER_TIMEOUT_MS, &response, why);
+    /* At once or not at all: what comes next waits for a keeper that is away. */
+    int r = e->options.keeper->call(e->options.keeper_self, &request, RUN_KEEPER_TIMEOUT_MS,
+                                    &response, why);
     if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_WITNESS)
         r = -EPROTO;
     if (r == 0 && response->witness->newer)
