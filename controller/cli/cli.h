@@ -170,6 +170,7 @@ static inline void sp_cleanup_message(void *p)
 /* ---- commands ---- */
 #define CLI_COMMAND(name) int name(struct cli *, const struct cli_command *, int argc, char **argv)
 CLI_COMMAND(cmd_status);
+CLI_COMMAND(cmd_prove);
 CLI_COMMAND(cmd_machine_list);
 CLI_COMMAND(cmd_machine_show);
 CLI_COMMAND(cmd_machine_events);
@@ -188,11 +189,6 @@ CLI_COMMAND(cmd_user_revoke);
 CLI_COMMAND(cmd_key_import);
 CLI_COMMAND(cmd_key_list);
 CLI_COMMAND(cmd_key_release);
-CLI_COMMAND(cmd_backup);
-CLI_COMMAND(cmd_job_watch);
-CLI_COMMAND(cmd_job_cancel);
-CLI_COMMAND(cmd_point_list);
-CLI_COMMAND(cmd_point_show);
 CLI_COMMAND(cmd_key_show);
 CLI_COMMAND(cmd_key_compromise);
 CLI_COMMAND(cmd_key_destroy);
@@ -202,9 +198,15 @@ CLI_COMMAND(cmd_kek_remove);
 CLI_COMMAND(cmd_keystore_check);
 CLI_COMMAND(cmd_keystore_export);
 CLI_COMMAND(cmd_keystore_reconcile);
+CLI_COMMAND(cmd_backup);
+CLI_COMMAND(cmd_job_watch);
+CLI_COMMAND(cmd_job_cancel);
+CLI_COMMAND(cmd_point_list);
+CLI_COMMAND(cmd_point_show);
 CLI_COMMAND(cmd_point_verify);
 CLI_COMMAND(cmd_point_restore);
 CLI_COMMAND(cmd_vault_add);
+CLI_COMMAND(cmd_vault_attach);
 CLI_COMMAND(cmd_vault_list);
 CLI_COMMAND(cmd_vault_check);
 CLI_COMMAND(cmd_vault_gc);
@@ -221,4 +223,3 @@ CLI_COMMAND(cmd_audit_list);
 CLI_COMMAND(cmd_audit_verify);
 
 #endif
-CLI_COMMAND(cmd_vault_attach);

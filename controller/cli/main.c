@@ -12,12 +12,21 @@ static const struct cli_command commands[] = {
      "Exit code 0 says: the point is valid, that is, the keys in escrow were proved to open this\n"
      "very snapshot. 3 says: the data are there, the reasons why it is not valid are printed.\n",
      cmd_backup},
+    {NULL, "prove", "IMAGE|NBD-URI…", "Prove which keys open the volumes of images you have",
+     "Nothing else has to be installed or running: no agent, no controller. The images (raw, qcow2,\n"
+     "vmdk, vhdx, vhd, or NBD) are opened for reading only.\n"
+     "  sealpoint prove --keys /media/keys web1.qcow2 db1.raw nbd://10.0.0.7/db2\n"
+     "A folder of --keys may hold recovery passwords as Windows saves them, .BEK files, .txt files\n"
+     "with one passphrase a line, key files, and .csv files; sealpoint(1) has the rules.\n"
+     "Exit code 0: every encrypted volume opens. 3: at least one does not, or not without a word.\n",
+     cmd_prove},
     {"machine", "list", "[PATTERN]", "The machines, their agents and their last points", "",
      cmd_machine_list},
     {"machine", "show", "MACHINE", "One machine: agent, source, volumes, findings", "",
      cmd_machine_show},
     {"machine", "events", "MACHINE", "What changed in a machine's disks and volumes",
-     "Keyslots added and removed, volumes opened and closed, re-encryption, disks: the agent tells\n"
+     "Keyslots added and removed, volumes opened and closed, re-encryption, disks: the agent "
+     "tells\n"
      "within two seconds, and what happened while it was away when it is back.\n"
      "  sealpoint machine events web1 --follow\n",
      cmd_machine_events},
@@ -108,6 +117,14 @@ static const struct cli_command commands[] = {
     {"job", "watch", "JOB", "Follow a running job", "", cmd_job_watch},
     {"job", "cancel", "JOB", "End a job at its next step", "", cmd_job_cancel},
     {"vault", "add", "NAME", "Make a vault: where points are kept", "", cmd_vault_add},
+    {"vault", "attach", "DIR", "After the host is lost: everything back from a vault and the kit",
+     "On an empty host with a running sealpoint-keeper (a KEK in keeper.conf, no keystore yet), "
+     "as\n"
+     "root: runs 'sealpointd attach'. Then start sealpointd; its points are those of the vault.\n"
+     "  sealpoint vault attach /srv/vault --recovery-kit kit.txt --user anna --host "
+     "backup.example\n"
+     "A vault of an installation that lives is taken over by 'vault add NAME --dir DIR'.\n",
+     cmd_vault_attach},
     {"vault", "list", "", "The vaults", "", cmd_vault_list},
     {"vault", "check", "VAULT", "Compare catalog, manifests and data", "", cmd_vault_check},
     {"vault", "gc", "VAULT", "Apply retention, remove what is not needed",
@@ -125,14 +142,6 @@ static const struct cli_command commands[] = {
 static void print_commands(FILE *to, const char *group)
 {
     for (size_t i = 0; i < SP_COUNT(commands); i++) {
-    {"vault", "attach", "DIR", "After the host is lost: everything back from a vault and the kit",
-     "On an empty host with a running sealpoint-keeper (a KEK in keeper.conf, no keystore yet), "
-     "as\n"
-     "root: runs 'sealpointd attach'. Then start sealpointd; its points are those of the vault.\n"
-     "  sealpoint vault attach /srv/vault --recovery-kit kit.txt --user anna --host "
-     "backup.example\n"
-     "A vault of an installation that lives is taken over by 'vault add NAME --dir DIR'.\n",
-     cmd_vault_attach},
         const struct cli_command *c = &commands[i];
         if (group && (!c->group || strcmp(c->group, group) != 0))
             continue;
