@@ -20,7 +20,7 @@ enum {
      * are written within this time. */
     WRITES_SETTLE_MS = 1000,
     GAP_MS = 500,
-    LOOK_MS = 30000,
+    LOOK_MS = 120000,
     ANYWAY_MS = 3600000,
     NOISY_MOST = 64
 };

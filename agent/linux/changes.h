@@ -28,7 +28,7 @@ struct changes_options {
     void (*look)(void *self);
     void (*ended)(void *self, int signal); /* SIGTERM or SIGINT; these are blocked in all threads */
     void *self;
-    unsigned look_ms; /* 0: 30 s */
+    unsigned look_ms; /* 0: two minutes */
 };
 int changes_new(const struct changes_options *options, struct changes **ret);
 /* The devices whose nodes are to be watched. True if one of them was not watched before: what was
