@@ -235,7 +235,7 @@ int api_get_point(struct api *api, struct rpc_call *call, const ProtobufCMessage
             "no point '%.60s': 'sealpoint point list' shows them; 8 characters of an id are enough",
             asked->point);
     if (r == -ENOTUNIQ)
-        return sp_why_set(why, -EINVAL, "several points begin with '%s': give more of the id",
+        return sp_why_set(why, -EINVAL, "several points begin with '%.60s': give more of the id",
                           asked->point);
     if (r == 0)
         r = catalog_point_get(api->catalog, id, &cp);

@@ -409,9 +409,9 @@ int engine_start_verify(struct engine *e, const char *point, Sp__Job **ret, stru
     struct job *job = NULL;
     int r = catalog_point_find(e->options.catalog, point, id);
     if (r == -ENOENT)
-        return sp_why_set(why, r, "no point '%s': 'sealpoint point list' shows them", point);
+        return sp_why_set(why, r, "no point '%.60s': 'sealpoint point list' shows them", point);
     if (r == -ENOTUNIQ)
-        return sp_why_set(why, -EINVAL, "several points begin with '%s': give more of the id",
+        return sp_why_set(why, -EINVAL, "several points begin with '%.60s': give more of the id",
                           point);
     if (r == 0)
         r = catalog_point_get(e->options.catalog, id, &cp);

@@ -133,7 +133,7 @@ int engine_manifest(struct engine *e, const char *point, Sp__Signed **ret,
             "no point '%.60s': 'sealpoint point list' shows them; 8 characters of an id are enough",
             point);
     if (r == -ENOTUNIQ)
-        return sp_why_set(why, -EINVAL, "several points begin with '%s': give more of the id",
+        return sp_why_set(why, -EINVAL, "several points begin with '%.60s': give more of the id",
                           point);
     if (r == 0)
         r = catalog_point_get(e->options.catalog, id, &cp);
