@@ -26,7 +26,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 
-enum { STEP = 256 << 10 };
+enum { STEP = 32 << 10 }; /* stays in the cache, and costs few page faults */
 
 static int hash_range(EVP_MD_CTX *hash, const struct volume_reader *reader, uint64_t offset,
                       uint64_t length, uint8_t *step)

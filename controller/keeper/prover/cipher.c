@@ -203,6 +203,29 @@ void sector_cipher_free(struct sector_cipher *c)
     free(c);
 }
 
+void sector_cipher_warm_up(void)
+{
+    static const struct {
+        const char *name;
+        size_t key_bytes;
+    } all[] = {{"aes-xts-plain64", 32},      {"aes-xts-plain64", 64},  {"aes-cbc-essiv:sha256", 16},
+               {"aes-cbc-essiv:sha256", 32}, {"aes-cbc-elephant", 32}, {"aes-cbc-elephant", 64}};
+    uint8_t block[512] = {0};
+    for (size_t i = 0; i < SP_COUNT(all); i++) {
+        struct cipher_parameters p = {.name = all[i].name, .sector_bytes = sizeof(block)};
+        struct sector_cipher *c = NULL;
+        SP_SECRET struct sp_secret *key = sp_secret_new(all[i].key_bytes);
+        if (!key)
+            continue;
+        for (size_t n = 0; n < all[i].key_bytes; n++) /* XTS wants two halves that differ */
+            sp_secret_data(key)[n] = (uint8_t)n;
+        if (sector_cipher_new(&p, key, &c, NULL) == 0)
+            (void)sector_cipher_decrypt(c, 0, block, sizeof(block));
+        sector_cipher_free(c);
+    }
+    (void)EVP_Digest(block, sizeof(block), block, NULL, EVP_sha256(), NULL);
+}
+
 static int encrypt_block(EVP_CIPHER_CTX *ecb, const uint8_t in[16], uint8_t out[16])
 {
     int size = 0;

@@ -30,6 +30,9 @@ struct cipher_parameters {
 
 struct sector_cipher;
 
+/* Has OpenSSL look up now what it looks up at first use, so that a nursery's provers need not. */
+void sector_cipher_warm_up(void);
+
 /* Can this host compute it with a key of so many bytes? 0, or -ENOTSUP with a sentence. */
 int sector_cipher_check(const struct cipher_parameters *, size_t key_bytes, struct sp_why *);
 

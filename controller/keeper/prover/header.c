@@ -69,6 +69,7 @@ int header_warm_up(void)
     /* No openssl.cnf: nobody's configuration changes what a proof computes. */
     if (!OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL))
         return -EIO;
+    sector_cipher_warm_up();
     crypt_set_log_callback(NULL, drop_log, NULL);
     /* Locks are files under /run; nobody else has the copy that we work on. It also keeps
      * libcryptsetup from repairing. */

@@ -69,7 +69,8 @@ static int spawn_with(struct prover_nursery *n, const posix_spawn_file_actions_t
         e = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
                                                       POSIX_SPAWN_SETSID);
     char *argv[] = {(char[]){"sealpoint-prover"}, (char[]){"nursery"}, NULL};
-    char *environment[] = {NULL};
+    /* What its provers would resolve one by one, each anew, is resolved once. */
+    char *environment[] = {(char[]){"LD_BIND_NOW=1"}, NULL};
     if (!e)
         e = posix_spawn(&n->pid, n->program, actions, &attributes, argv, environment);
     posix_spawnattr_destroy(&attributes);

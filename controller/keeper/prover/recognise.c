@@ -172,7 +172,7 @@ int prover_recognise_table(const struct volume_reader *r, Sp__Content **ret)
 /* ---- structure behind a superblock ---- */
 
 /* Groups times inodes of a group are all inodes: ties the first 8 bytes to the rest. */
-static bool ext_counts_fit(const uint8_t *s, uint64_t device_bytes)
+bool prover_ext_counts_fit(const uint8_t *s, uint64_t device_bytes)
 {
     uint64_t inodes = sp_le32(s), blocks = sp_le32(s + 4), reserved = sp_le32(s + 8);
     uint64_t first = sp_le32(s + 0x14), per_group = sp_le32(s + 0x20);
@@ -194,7 +194,7 @@ static int ext_holds_together(const struct volume_reader *r)
 {
     uint8_t s[1024];
     int e = r->read_at(r->self, 1024, s, sizeof(s));
-    return e < 0 ? e : ext_counts_fit(s, r->size_bytes);
+    return e < 0 ? e : prover_ext_counts_fit(s, r->size_bytes);
 }
 
 static int xfs_holds_together(const struct volume_reader *r)

@@ -20,6 +20,13 @@
 int prover_recognise(const struct volume_reader *, const Sp__Content *expected, Sp__Content **ret,
                      struct sp_why *why);
 
+/* From a few sectors, for the commonest types; as above, without a sentence: 0 says that libblkid
+ * has to look. (NTFS comes without its label.) */
+int prover_glance(const struct volume_reader *, Sp__Content **ret);
+
+/* Does an ext2/3/4 superblock of 1024 bytes agree with itself and with the device's size? */
+bool prover_ext_counts_fit(const uint8_t *superblock, uint64_t device_bytes);
+
 /* The partition table alone; as above. */
 int prover_recognise_table(const struct volume_reader *, Sp__Content **ret);
 

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include <openssl/evp.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct block {
     uint64_t number;
@@ -61,12 +62,25 @@ int snapshot_open(const struct prover_disks *disks, Sp__VolumeExtent *const *ext
     return 0;
 }
 
+/* All its pages at once: a fault for each is what a proof would spend most of its time on. */
+static struct block *new_block(uint32_t length)
+{
+    void *p = mmap(NULL, sizeof(struct block) + length, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void free_block(struct block *b)
+{
+    munmap(b, sizeof(*b) + b->length);
+}
+
 void snapshot_close(struct snapshot *s)
 {
     if (!s)
         return;
     for (size_t i = 0; i < s->count; i++)
-        free(s->blocks[i]);
+        free_block(s->blocks[i]);
     free(s->blocks);
     volume_reader_free(s->of_store);
     free(s);
@@ -101,13 +115,13 @@ static int fetch(struct snapshot *s, uint64_t number, size_t at)
     uint64_t offset = number * SNAPSHOT_BLOCK_BYTES;
     uint64_t left = s->of.size_bytes - offset;
     uint32_t length = left < SNAPSHOT_BLOCK_BYTES ? (uint32_t)left : SNAPSHOT_BLOCK_BYTES;
-    struct block *b = malloc(sizeof(*b) + length);
+    struct block *b = new_block(length);
     if (!b)
         return -ENOMEM;
     *b = (struct block){.number = number, .length = length};
     int r = s->of.read_at(s->of.self, offset, b->data, length);
     if (r < 0) {
-        free(b);
+        free_block(b);
         return r;
     }
     memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(void *));
