@@ -63,11 +63,11 @@ api_handler api_get_keeper_keys, api_get_nonce, api_import, api_list_keys, api_r
 api_handler api_create_token, api_list_tokens, api_revoke_token, api_add_user, api_list_users,
     api_revoke_user, api_revoke_machine, api_approve_machine, api_list_audit;
 api_handler api_enrol, api_renew;
+api_handler api_show_key, api_compromise_key, api_destroy_key, api_list_keks, api_add_kek,
+    api_remove_kek, api_check_keystore, api_export_keystore, api_reconcile;
 
 /* The caller may do this to machines of that group ("" : all machines). */
 int api_allow(struct api *, const struct rpc_call *, const char *group, struct sp_why *);
-api_handler api_show_key, api_compromise_key, api_destroy_key, api_list_keks, api_add_kek,
-    api_remove_kek, api_check_keystore, api_export_keystore, api_reconcile;
 /* Whether the caller may see machines of that group. */
 bool api_may_see(struct api *, const struct rpc_call *, const char *group);
 /* The machine by id or name, if the caller may do this to it. */
@@ -81,12 +81,12 @@ int api_fill_machine(struct api *, Sp__Machine *);
 /* Asks the keeper in the caller's name. */
 int api_ask_keeper(struct api *, const struct rpc_call *, Sp__KeeperRequest *,
                    Sp__KeeperResponse **ret, struct sp_why *);
-/* Sends one message of a stream, waiting for a slow reader; -EPIPE when it is gone. */
-int api_send(struct rpc_call *, const ProtobufCMessage *);
-/* Into the audit, soon and in order; never waits. `call` NULL: local. */
 /* Relays a signed call; the keeper's packed result becomes the answer. */
 int api_execute(struct api *, struct rpc_call *, const ProtobufCMessage *request, const char *what,
                 ProtobufCMessage **ret, struct sp_why *);
+/* Sends one message of a stream, waiting for a slow reader; -EPIPE when it is gone. */
+int api_send(struct rpc_call *, const ProtobufCMessage *);
+/* Into the audit, soon and in order; never waits. `call` NULL: local. */
 void api_audit(struct api *, const struct rpc_call *, const char *what, const char *about,
                const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* As api_audit, for what was refused: bounded, see refusals.h. */
