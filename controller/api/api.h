@@ -53,8 +53,8 @@ int api_authorise(void *self, const struct rpc_call *, struct sp_why *);
 typedef int api_handler(struct api *, struct rpc_call *, const ProtobufCMessage *request,
                         ProtobufCMessage **ret, struct sp_why *);
 
-api_handler api_list_events, api_list_machines, api_get_machine, api_watch, api_add_machine, api_set_source,
-    api_set_policy, api_release_quarantine, api_get_status;
+api_handler api_list_events, api_list_machines, api_get_machine, api_watch, api_add_machine,
+    api_set_source, api_set_policy, api_release_quarantine, api_get_status;
 api_handler api_start, api_watch_job, api_cancel_job, api_list_points, api_get_point,
     api_read_manifest, api_verify_point, api_read_disk, api_add_vault, api_list_vaults,
     api_delete_point, api_undelete_point, api_hold_point, api_unhold_point, api_collect_vault,

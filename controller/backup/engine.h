@@ -131,8 +131,7 @@ int engine_mark_point(struct engine *, const char *point, enum engine_mark, cons
                       const char *text, Sp__Point **ret, struct sp_why *why);
 /* From now on no point of the vault can be deleted, by anybody, for so many days after it was made.
  * -EPERM: fewer days than now. */
-int engine_make_immutable(struct engine *, const char *vault_id, uint32_t days,
-                          struct sp_why *why);
+int engine_make_immutable(struct engine *, const char *vault_id, uint32_t days, struct sp_why *why);
 uint32_t engine_immutable_days(struct engine *, const char *vault_id);
 /* Applies the machines' retention, removes what nobody needs. */
 int engine_collect(struct engine *, const char *vault, bool dry_run, Sp__CollectProgress **ret,
@@ -144,9 +143,8 @@ int engine_copy_vault(struct engine *, const char *vault, const char *directory,
                       void *arg, struct vault_copied *ret, struct sp_why *why);
 /* directory: of a replica to heal from; "": only told. */
 int engine_scrub_vault(struct engine *, const char *vault, const char *directory,
-                       uint64_t bytes_per_second,
-                       int (*each)(void *arg, const Sp__CheckProgress *), void *arg,
-                       struct sp_why *why);
+                       uint64_t bytes_per_second, int (*each)(void *arg, const Sp__CheckProgress *),
+                       void *arg, struct sp_why *why);
 /* The keeper's sealing key, DER SubjectPublicKeyInfo, as the CA vouches for it; valid until
  * engine_free(). */
 int engine_sealing_key(struct engine *, struct sp_bytes *ret, struct sp_why *why);

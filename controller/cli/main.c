@@ -13,12 +13,15 @@ static const struct cli_command commands[] = {
      "very snapshot. 3 says: the data are there, the reasons why it is not valid are printed.\n",
      cmd_backup},
     {NULL, "prove", "IMAGE|NBD-URI…", "Prove which keys open the volumes of images you have",
-     "Nothing else has to be installed or running: no agent, no controller. The images (raw, qcow2,\n"
+     "Nothing else has to be installed or running: no agent, no controller. The images (raw, "
+     "qcow2,\n"
      "vmdk, vhdx, vhd, or NBD) are opened for reading only.\n"
      "  sealpoint prove --keys /media/keys web1.qcow2 db1.raw nbd://10.0.0.7/db2\n"
-     "A folder of --keys may hold recovery passwords as Windows saves them, .BEK files, .txt files\n"
+     "A folder of --keys may hold recovery passwords as Windows saves them, .BEK files, .txt "
+     "files\n"
      "with one passphrase a line, key files, and .csv files; sealpoint(1) has the rules.\n"
-     "Exit code 0: every encrypted volume opens. 3: at least one does not, or not without a word.\n",
+     "Exit code 0: every encrypted volume opens. 3: at least one does not, or not without a "
+     "word.\n",
      cmd_prove},
     {"machine", "list", "[PATTERN]", "The machines, their agents and their last points", "",
      cmd_machine_list},
@@ -108,7 +111,8 @@ static const struct cli_command commands[] = {
     {"point", "restore", "POINT", "Write the disks of a point, verified, still encrypted",
      "  sealpoint point restore 3f2a9c1e --to /srv/restore --format qcow2\n", cmd_point_restore},
     {"point", "delete", "POINT", "Delete a point; its data goes 14 days later",
-     "Refused for a point that is held or locked, and for the newest copy and the last valid point of "
+     "Refused for a point that is held or locked, and for the newest copy and the last valid point "
+     "of "
      "a\nmachine. 'sealpoint vault gc' frees the room when the time has come.\n",
      cmd_point_delete},
     {"point", "undelete", "POINT", "Bring a deleted point back", "", cmd_point_undelete},
@@ -132,7 +136,8 @@ static const struct cli_command commands[] = {
      "backups.\n",
      cmd_vault_gc},
     {"vault", "scrub", "VAULT", "Re-hash everything, slowly; heal from a replica",
-     "  sealpoint vault scrub main --rate 32 --heal-from-dir /mnt/offsite/vault\n", cmd_vault_scrub},
+     "  sealpoint vault scrub main --rate 32 --heal-from-dir /mnt/offsite/vault\n",
+     cmd_vault_scrub},
     {"vault", "copy", "VAULT", "Bring new points into a replica (off-site)",
      "  sealpoint vault copy main --to-dir /mnt/offsite/vault\n", cmd_vault_copy},
     {"audit", "list", "", "Who did what, from both audit logs", "", cmd_audit_list},

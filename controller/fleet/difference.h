@@ -2,8 +2,8 @@
  *
  * What changed in a guest between two inventories, as events.
  *
- * A volume is the same one when its id is, on the same device if several have that id. A disk is the
- * same one when its serial number is, or its name where it has none. */
+ * A volume is the same one when its id is, on the same device if several have that id. A disk is
+ * the same one when its serial number is, or its name where it has none. */
 #ifndef SEALPOINT_FLEET_DIFFERENCE_H
 #define SEALPOINT_FLEET_DIFFERENCE_H
 

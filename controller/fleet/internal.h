@@ -52,9 +52,9 @@ struct agent {
     char mark[FLEET_MARK_MAX];
     Sp__Inventory *unsaved_inventory;
     struct agent_events unsaved_events; /* the agent's own */
-    struct session *sessions;  /* all that said Hello */
-    struct session *current;   /* the one that is obeyed; NULL in quarantine */
-    struct session *contender; /* waits while `current` is probed */
+    struct session *sessions;           /* all that said Hello */
+    struct session *current;            /* the one that is obeyed; NULL in quarantine */
+    struct session *contender;          /* waits while `current` is probed */
     char probe_id[37];
     uint64_t probe_until_ms, probed_at_ms;
     bool quarantined;

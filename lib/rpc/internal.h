@@ -61,7 +61,7 @@ struct rpc_loop {
     unsigned tick_ms;
     void (*tick)(void *);
     void *tick_arg;
-    gpr_timespec tick_at; /* on the loop only, once it runs */
+    gpr_timespec tick_at;   /* on the loop only, once it runs */
     pthread_mutex_t lock;   /* guards what follows */
     struct rpc_call *calls; /* open ones, each with a reference */
     unsigned open;          /* calls and acceptors */
