@@ -250,9 +250,10 @@ static int json_result(struct sp_buffer *out, const char *path, const struct res
     if (r == 0)
         r = json_string(out, path);
     if (r == 0 && error < 0) {
-        SP_FREE char *text = sp_format("%s: %s", why->text, strerror(-error));
-        r = text ? sp_buffer_printf(out, ",\n      \"error\": ") : -ENOMEM;
-        return r == 0 && (r = json_string(out, text)) == 0 ? sp_buffer_printf(out, "\n    }") : r;
+        r = sp_buffer_printf(out, ",\n      \"error\": ");
+        if (r == 0)
+            r = json_string(out, sp_why_told(why, error).text);
+        return r == 0 ? sp_buffer_printf(out, "\n    }") : r;
     }
     const struct volume_look *look = &result->look;
     if (r == 0)
@@ -289,7 +290,7 @@ int inspect_paths(char *const *paths, size_t count, bool json, FILE *out, FILE *
         }
         if (r < 0) {
             fflush(out);
-            fprintf(errors, "sealpoint-agent: %s: %s\n", why.text, strerror(-r));
+            fprintf(errors, "sealpoint-agent: %s\n", sp_why_told(&why, r).text);
         }
         first = first ? first : r;
         result_clear(&result);

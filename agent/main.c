@@ -208,10 +208,7 @@ static bool parse(struct arguments *a, int argc, char **argv)
 
 static int fail(int error, const struct sp_why *why)
 {
-    if (why->text[0])
-        fprintf(stderr, "sealpoint-agent: %s: %s\n", why->text, strerror(-error));
-    else
-        fprintf(stderr, "sealpoint-agent: %s\n", strerror(-error));
+    fprintf(stderr, "sealpoint-agent: %s\n", sp_why_told(why, error).text);
     return EXIT_FAILURE;
 }
 

@@ -103,7 +103,6 @@ static int connect_nbd(struct prove_image *i, const char *name, const char *form
             return -ENOMEM;
         char *argv[] = {(char[]){"qemu-nbd"},
                         (char[]){"--read-only"},
-                        (char[]){"--persistent"},
                         word,
                         (char[]){"--"},
                         CLI_TEXT(name),

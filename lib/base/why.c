@@ -2,6 +2,7 @@
 #include "base/why.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,4 +35,16 @@ int sp_why_prefix(struct sp_why *why, int error, const char *format, ...)
     memcpy(to + 2, old, length);
     to[2 + length] = 0;
     return error;
+}
+
+struct sp_why sp_why_told(const struct sp_why *why, int error)
+{
+    struct sp_why told = *why;
+    const char *cause = strerror(error < 0 ? -error : error);
+    bool bare = strncmp(why->text, "cannot ", 7) == 0 && !strstr(why->text, ": ");
+    if (!why->text[0])
+        (void)sp_why_set(&told, error, "%s", cause);
+    else if (bare)
+        (void)sp_why_set(&told, error, "%s: %s", why->text, cause);
+    return told;
 }

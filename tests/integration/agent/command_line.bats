@@ -60,7 +60,7 @@ teardown() {
 @test "the guest is shown, and its JSON is JSON" {
     run "$agent" inspect
     [ "$status" -eq 0 ]
-    [[ $output == *"file systems:"* ]]
+    [[ $output == *"File systems"* ]]
     "$agent" inspect --json | python3 -c 'import json,sys; d=json.load(sys.stdin); assert d["devices"] and len(d["digest"]) == 64'
 }
 
@@ -70,8 +70,8 @@ teardown() {
     run "$agent" inspect "$folder/image"
     [ "$status" -eq 0 ]
     [[ $output == *LUKS1* ]]
-    [[ $output == *"luks keyslot 0"* ]]
-    "$agent" inspect --json "$folder/image" | python3 -c 'import json,sys; v=json.load(sys.stdin)["volumes"][0]; assert v["kind"] == "LUKS1" and v["header"]["protectors"]'
+    [[ $output == *"keyslot 0"* ]]
+    "$agent" inspect --json "$folder/image" | python3 -c 'import json,sys; v=json.load(sys.stdin)["images"][0]["volumes"][0]; assert v["kind"] == "LUKS1" and v["header"]["protectors"]'
 }
 
 @test "a file that is not there is an error" {

@@ -71,6 +71,21 @@ static void long_reasons_are_cut(void **state)
     assert_int_equal(sp_why_set(NULL, -EIO, "x"), -EIO);
 }
 
+static void only_a_bare_failure_gets_the_words_of_its_error(void **state)
+{
+    (void)state;
+    struct sp_why why;
+    sp_why_set(&why, -ENOENT, "cannot open '/dev/vda'");
+    assert_string_equal(sp_why_told(&why, -ENOENT).text,
+                        "cannot open '/dev/vda': No such file or directory");
+    sp_why_set(&why, -EBUSY, "'/mnt' was frozen by another program");
+    assert_string_equal(sp_why_told(&why, -EBUSY).text, why.text);
+    sp_why_set(&why, -EIO, "cannot read 'x': Input/output error");
+    assert_string_equal(sp_why_told(&why, -EIO).text, why.text);
+    why.text[0] = 0;
+    assert_string_equal(sp_why_told(&why, -EIO).text, "Input/output error");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -79,6 +94,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(json_is_one_object_a_line, test_folder_setup,
                                         test_folder_teardown),
         cmocka_unit_test(long_reasons_are_cut),
+        cmocka_unit_test(only_a_bare_failure_gets_the_words_of_its_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
