@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
-    struct volume_reader reader = {read_input, &in, VOLUME_BYTES};
+    struct volume_reader reader = {.read_at = read_input, .self = &in, .size_bytes = VOLUME_BYTES};
     struct header h;
     struct sp_why why = {0};
     if (header_find(&reader, &h) == 1 && !h.facts->damaged &&

@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const types[] = {"ext4", "xfs"};
     struct input in = {data, size};
-    struct volume_reader reader = {read_input, &in, size};
+    struct volume_reader reader = {.read_at = read_input, .self = &in, .size_bytes = size};
     Sp__Content *content = NULL;
     if (prover_recognise(&reader, NULL, &content, NULL) == 1)
         sp__content__free_unpacked(content, NULL);
