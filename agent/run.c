@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 
 enum { TICK_MS = 60000, SOON_MS = 1000, RENEW_AGAIN_MS = 600000 };
 
@@ -29,6 +30,7 @@ struct agent {
     struct session *session;
     struct changes *changes;
     struct headers *headers; /* the worker's */
+    size_t damaged;          /* headers in the last inventory; the worker's */
     _Atomic bool reading;    /* an inventory job is queued */
     _Atomic bool renewing;   /* a renewal job is queued or runs */
     _Atomic bool renewed;    /* the state folder holds a new certificate */
@@ -41,6 +43,33 @@ struct agent {
 
 static void on_changed(void *self);
 
+static size_t damaged_headers(const Sp__Inventory *inventory)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < inventory->n_volumes; i++)
+        count += inventory->volumes[i]->header && inventory->volumes[i]->header->damaged;
+    return count;
+}
+
+/* A header that is being written looks damaged in between. One that was not damaged before is
+ * therefore read once more, when its writer has had time to end. */
+static int read_settled(struct agent *a, Sp__Inventory **ret, struct sp_why *why)
+{
+    const struct timespec a_moment = {.tv_nsec = 300000000};
+    headers_changed(a->headers); /* or what is written while it reads would be taken for known */
+    int r = inventory_read(&inventory_roots_system, ret, why);
+    if (r == 0 && damaged_headers(*ret) > a->damaged) {
+        sp__inventory__free_unpacked(*ret, NULL);
+        *ret = NULL;
+        nanosleep(&a_moment, NULL);
+        headers_changed(a->headers);
+        r = inventory_read(&inventory_roots_system, ret, why);
+    }
+    if (r == 0)
+        a->damaged = damaged_headers(*ret);
+    return r;
+}
+
 static void read_inventory(void *arg)
 {
     struct agent *a = arg;
@@ -51,8 +80,7 @@ static void read_inventory(void *arg)
         return;
     Sp__Inventory *inventory = NULL;
     struct sp_why why = {0};
-    headers_changed(a->headers); /* or what is written while it reads would be taken for known */
-    int r = inventory_read(&inventory_roots_system, &inventory, &why);
+    int r = read_settled(a, &inventory, &why);
     if (r < 0) {
         sp_log_error("cannot read the inventory", r, &why, NULL);
         return;
@@ -264,11 +292,12 @@ static void finish(struct agent *a)
     changes_stop(a->changes); /* it gives work to the worker, which looks at it in turn */
     if (a->quiesce)
         quiesce_abort(a->quiesce, false); /* or the worker might wait out a lease */
-    worker_free(a->worker);
+    worker_stop(a->worker);
     changes_free(a->changes);
     headers_free(a->headers);
-    quiesce_free(a->quiesce);
+    quiesce_free(a->quiesce); /* its thread gives work to the worker, too, until now */
     a->quiesce = NULL;
+    worker_free(a->worker);
     session_free(a->session);
     commands_free(a->commands);
     rpc_loop_free(a->loop);

@@ -67,22 +67,36 @@ int worker_push(struct worker *w, void (*fn)(void *), void *arg)
         return -ENOMEM;
     *job = (struct job){.fn = fn, .arg = arg};
     pthread_mutex_lock(&w->lock);
-    *w->last = job;
-    w->last = &job->next;
+    bool ending = w->ending;
+    if (!ending) {
+        *w->last = job;
+        w->last = &job->next;
+        pthread_cond_signal(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (ending)
+        free(job);
+    return ending ? -ESHUTDOWN : 0;
+}
+
+void worker_stop(struct worker *w)
+{
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    bool stopped = w->ending;
+    w->ending = true;
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
-    return 0;
+    if (!stopped)
+        pthread_join(w->thread, NULL);
 }
 
 void worker_free(struct worker *w)
 {
     if (!w)
         return;
-    pthread_mutex_lock(&w->lock);
-    w->ending = true;
-    pthread_cond_signal(&w->changed);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
+    worker_stop(w);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->changed);
     free(w);

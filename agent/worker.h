@@ -7,9 +7,12 @@
 struct worker;
 
 int worker_new(struct worker **ret);
-/* Runs fn(arg) later. 0 or -ENOMEM (fn never runs). Any thread. */
+/* Runs fn(arg) later. 0, or -ENOMEM or -ESHUTDOWN (after worker_stop): fn never runs. Any thread.
+ */
 int worker_push(struct worker *w, void (*fn)(void *), void *arg);
-/* Runs what is queued, then ends. NULL is fine. */
+/* Runs what is queued, then ends; takes nothing more. NULL is fine. */
+void worker_stop(struct worker *w);
+/* worker_stop() too, if need be. Nobody may push any more. NULL is fine. */
 void worker_free(struct worker *w);
 
 #endif

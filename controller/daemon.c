@@ -359,6 +359,7 @@ static int start_server(struct daemon *d, const char *certificate, const char *k
         .loops = (unsigned)c->loops,
         .expected_connections = (unsigned)c->connections,
         .authorise = api_authorise,
+        .refused = api_note_refusal,
         .self = &d->api,
         .descriptors_path = access(c->descriptors, R_OK) == 0 ? c->descriptors : NULL};
     struct rpc_server *server = NULL;

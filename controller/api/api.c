@@ -227,6 +227,11 @@ int api_authorise(void *self, const struct rpc_call *call, struct sp_why *why)
     return r;
 }
 
+void api_note_refusal(void *self, const struct rpc_call *call, const struct sp_why *why)
+{
+    api_audit_refusal(self, call, "access.refused", rpc_method_of(call)->path, "%s", why->text);
+}
+
 int api_allow(struct api *api, const struct rpc_call *call, const char *group, struct sp_why *why)
 {
     return identities_check(api->identities, rpc_peer(call), rpc_method_of(call)->permission, group,

@@ -44,6 +44,8 @@ struct api {
 const struct rpc_method *const *api_tables(void);
 /* rpc_server_options.authorise. */
 int api_authorise(void *self, const struct rpc_call *, struct sp_why *);
+/* rpc_server_options.refused: into the audit. */
+void api_note_refusal(void *self, const struct rpc_call *, const struct sp_why *);
 
 /* ---- for handlers ---- */
 

@@ -200,6 +200,8 @@ static int listen_for(const struct settings *s, uid_t user, int *ret, struct sp_
     return 0;
 }
 
+/* Before any thread is made: one that does not block them would die of them, and the keeper with
+ * it. */
 static int stop_signals(void)
 {
     sigset_t set;
@@ -213,13 +215,12 @@ static int stop_signals(void)
     return fd < 0 ? -errno : fd;
 }
 
-static int serve(struct keeper *k, const struct settings *s, struct sp_why *why)
+static int serve(struct keeper *k, const struct settings *s, int stop, struct sp_why *why)
 {
-    SP_FD int stop = stop_signals();
     SP_FD int listener = -1;
     uid_t user = 0;
 
-    int r = stop < 0 ? stop : find_user(s->controller_user, &user, why);
+    int r = find_user(s->controller_user, &user, why);
     if (r == 0)
         r = listen_for(s, user, &listener, why);
     if (r < 0)
@@ -280,11 +281,12 @@ static int run(const struct settings *s, const struct command_line *line, struct
     struct keeper *k = NULL;
     if (line->kit)
         return restore(&o, line, why);
-    int r = prover_nursery_open(s->prover, &o.nursery);
+    SP_FD int stop = stop_signals();
+    int r = stop < 0 ? stop : prover_nursery_open(s->prover, &o.nursery);
     if (r == 0)
         r = keeper_open(&o, &k, why);
     if (r == 0)
-        r = serve(k, s, why);
+        r = serve(k, s, stop, why);
     keeper_close(k);
     prover_nursery_close(o.nursery);
     return r;

@@ -126,6 +126,7 @@ struct rpc_server {
     struct rpc_descriptors *descriptors; /* NULL: no reflection */
     const struct rpc_method **tables;
     int (*authorise)(void *self, const struct rpc_call *, struct sp_why *why);
+    void (*refused)(void *self, const struct rpc_call *, const struct sp_why *why);
     void (*listener_lost)(void *self);
     void *self;
     struct rpc_loop **loops;

@@ -55,8 +55,11 @@ static int check_kind(const struct rpc_call *c, struct sp_why *why)
 int rpc_permitted(const struct rpc_server *server, const struct rpc_call *c, struct sp_why *why)
 {
     int rc = check_kind(c, why);
-    if (rc < 0)
+    if (rc < 0) {
+        if (server->refused)
+            server->refused(server->self, c, why);
         return rc;
+    }
     return server->authorise ? server->authorise(server->self, c, why) : 0;
 }
 

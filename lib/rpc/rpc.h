@@ -136,6 +136,9 @@ struct rpc_server_options {
      * negative errno with the caller's sentence in why (-EACCES: PERMISSION_DENIED, -EKEYREJECTED:
      * UNAUTHENTICATED). */
     int (*authorise)(void *self, const struct rpc_call *, struct sp_why *why);
+    /* May be NULL. A call was refused before authorise, for the kind of its identity or for having
+     * none. For the audit; on the loop, must not wait. */
+    void (*refused)(void *self, const struct rpc_call *, const struct sp_why *why);
     void *self;
     const char *descriptors_path; /* FileDescriptorSet for reflection; NULL: no reflection */
     /* May be NULL. The process ran out of file descriptors and a listener has died: no new

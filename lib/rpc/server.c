@@ -277,6 +277,7 @@ static int set_up(struct rpc_server *s, const struct rpc_server_options *o,
     s->handshake_timeout_ms =
         o->handshake_timeout_ms ? o->handshake_timeout_ms : RPC_DEFAULT_HANDSHAKE_TIMEOUT_MS;
     s->authorise = o->authorise;
+    s->refused = o->refused;
     s->listener_lost = o->listener_lost;
     s->self = o->self;
     s->accept_failures_seen = rpc_accept_failures();

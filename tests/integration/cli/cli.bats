@@ -99,9 +99,9 @@ profile() { # a whole one, of a controller that does not run
     [ ! -e out ]
 }
 
-@test "restore knows two formats" {
+@test "restore knows three formats" {
     profile
-    run "$SEALPOINT" point restore 12345678 --to out --format vhd
+    run "$SEALPOINT" point restore 12345678 --to out --format vmdk
     [ "$status" -eq 2 ]
-    [[ $output == *"raw or qcow2"* ]]
+    [[ $output == *"raw, qcow2 or vhd"* ]]
 }

@@ -215,7 +215,7 @@ def sessions(lab, agent):
     print("second copy: quarantined until an operator decides", flush=True)
 
 
-# A client that is not ours: an agent's certificate, and a Hello that names another machine.
+# A client that is not ours: an agent's certificate, a Hello that names another machine, then a user's method.
 LIAR = r"""
 import sys, grpc
 port, state, machine = sys.argv[1:]
@@ -232,6 +232,10 @@ try:
         print("got", message)
 except grpc.RpcError as e:
     print(e.code().name, e.details())
+try:
+    print("got", channel.unary_unary("/sealpoint.v1.Fleet/ListMachines")(b"", timeout=20))
+except grpc.RpcError as e:
+    print(e.code().name, e.details())
 """
 
 
@@ -239,10 +243,10 @@ def another_machines_voice(lab, agent):
     lie = Agent(lab, "liar")
     assert lie.enrol(token(lab, "liar", "--machine", "liar"))[0] == 0
     mine = lab.machine("web1")["machine_id"]
-    with Audited(lab, "spoke for machine"):
+    with Audited(lab, "spoke for machine"), Audited(lab, "not for identities of kind agent"):
         said = subprocess.run(["/usr/bin/python3", "-c", LIAR, str(lab.port), lie.folder / "state", mine],
                               stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
-    assert "PERMISSION_DENIED" in said and "got" not in said, said
+    assert said.count("PERMISSION_DENIED") == 2 and "got" not in said, said
     lie.stop()
     print("an agent speaks only for its own machine:", said.strip(), flush=True)
 

@@ -44,6 +44,7 @@ static const struct expected table[] = {
     {REASON(AGENT_TOO_OLD), STATE(VALID), false},
     {REASON(IDENTITY_CLONED), STATE(VALID), false},
     {REASON(EPHEMERAL_KEY), STATE(VALID), false},
+    {REASON(COPIED_IN_FULL), STATE(VALID), false},
     {REASON(AGENT_ABSENT), STATE(VALID), false},
     {REASON(SNAPSHOT_BROKEN), STATE(FAILED), false},
     {REASON(INTERRUPTED), STATE(FAILED), false},
@@ -84,7 +85,7 @@ static void the_table_names_every_reason_of_the_contract(void **state)
 static void unknown_reasons_are_never_valid(void **state)
 {
     (void)state;
-    static const int unknown[] = {0, 34, 99, 1000000};
+    static const int unknown[] = {0, 35, 99, 1000000};
     for (size_t i = 0; i < SP_COUNT(unknown); i++) {
         Sp__Finding *f = a_finding((Sp__Reason)unknown[i], "", "", 0);
         assert_int_equal(state_of(f), STATE(UNPROVEN));
