@@ -185,7 +185,7 @@ static void agent_thaws_when_the_freezer_is_killed(void **state)
     struct freezer_report report;
     const struct chosen all[] = {{ext4, 0}, {xfs, 0}, {btrfs, 0}, {inner, 1}};
     for (int round = 0; round < 10; round++) {
-        char operation[16];
+        char operation[20];
         snprintf(operation, sizeof(operation), "kill %d", round);
         assert_int_equal(freeze(f, operation, all, 4, 60000, &report), 0);
         int pid = freezer_pid(f);

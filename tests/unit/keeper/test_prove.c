@@ -112,7 +112,7 @@ static void test_damaged_header_ends_the_trying(void **state)
 static void test_too_many_wrong_records_are_no_verdict(void **state)
 {
     struct rig *r = *state;
-    char secret[16];
+    char secret[20];
     for (int i = 0; i < 33; i++) {
         snprintf(secret, sizeof(secret), "wrong%d", i);
         import_key(r, MACHINE, VOLUME, "", secret, NULL);
