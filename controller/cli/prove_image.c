@@ -101,12 +101,8 @@ static int connect_nbd(struct prove_image *i, const char *name, const char *form
         SP_FREE char *word = sp_format("--format=%s", format);
         if (!word)
             return -ENOMEM;
-        char *argv[] = {(char[]){"qemu-nbd"},
-                        (char[]){"--read-only"},
-                        word,
-                        (char[]){"--"},
-                        CLI_TEXT(name),
-                        NULL};
+        char *argv[] = {(char[]){"qemu-nbd"}, (char[]){"--read-only"}, word,
+                        (char[]){"--"},       CLI_TEXT(name),          NULL};
         if (nbd_connect_systemd_socket_activation(i->nbd, argv) < 0)
             return nbd_failed("qemu-nbd (package qemu-utils) cannot serve it", why);
     }
