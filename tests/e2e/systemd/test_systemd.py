@@ -63,7 +63,8 @@ def journal(g, unit):
 
 
 def start(g, unit):
-    done = g.run(f"systemctl start {unit}", check=False)
+    """With the configuration as it is now: the package may have started it with another."""
+    done = g.run(f"systemctl restart {unit}", check=False)
     assert done.status == 0 and active(g, unit) == "active", done.err + journal(g, unit)
 
 
