@@ -1,31 +1,13 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "base/bytes.h"
 #include "controller/cli/cli.h"
 
 #include <stdint.h>
-#include <string.h>
-
-/* Length of one well-formed UTF-8 character that is no control character; 0: it is not one. */
-static size_t character(const unsigned char *p)
-{
-    if (p[0] < 0x80)
-        return p[0] >= 0x20 && p[0] != 0x7f;
-    size_t more = p[0] >= 0xf0 && p[0] < 0xf5 ? 3 : p[0] >= 0xe0 && p[0] < 0xf0 ? 2 : 1;
-    if (p[0] < 0xc2 || p[0] >= 0xf5)
-        return 0;
-    uint32_t c = p[0] & (0x3fu >> more);
-    for (size_t i = 1; i <= more; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    static const uint32_t least[] = {0, 0xa0, 0x800, 0x10000}; /* C1 controls are below 0xa0 */
-    return c >= least[more] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? more + 1 : 0;
-}
 
 void cli_clean_text(char *text)
 {
     while (*text) {
-        size_t n = character((const unsigned char *)text);
+        size_t n = sp_utf8_printable((const unsigned char *)text);
         if (n == 0)
             *text = '?';
         text += n ? n : 1;

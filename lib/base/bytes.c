@@ -416,3 +416,20 @@ const char *sp_enum_name(const ProtobufCEnumDescriptor *of, int value, const cha
     size_t n = strlen(prefix);
     return strncmp(v->name, prefix, n) == 0 ? v->name + n : v->name;
 }
+
+size_t sp_utf8_printable(const unsigned char *p)
+{
+    if (p[0] < 0x80)
+        return p[0] >= 0x20 && p[0] != 0x7f;
+    size_t more = p[0] >= 0xf0 && p[0] < 0xf5 ? 3 : p[0] >= 0xe0 && p[0] < 0xf0 ? 2 : 1;
+    if (p[0] < 0xc2 || p[0] >= 0xf5)
+        return 0;
+    uint32_t c = p[0] & (0x3fu >> more);
+    for (size_t i = 1; i <= more; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+        c = c << 6 | (p[i] & 0x3f);
+    }
+    static const uint32_t least[] = {0, 0xa0, 0x800, 0x10000}; /* C1 controls are below 0xa0 */
+    return c >= least[more] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? more + 1 : 0;
+}

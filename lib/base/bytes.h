@@ -107,4 +107,8 @@ ProtobufCMessage *sp_message_copy(const ProtobufCMessage *message);
  * "UNKNOWN" for values this program does not know. */
 const char *sp_enum_name(const ProtobufCEnumDescriptor *of, int value, const char *prefix);
 
+/* Bytes of the well-formed UTF-8 character at p (zero-terminated text) that is no control
+ * character; 0: it is not one. */
+size_t sp_utf8_printable(const unsigned char *p);
+
 #endif

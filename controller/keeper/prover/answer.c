@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "controller/keeper/prover/answer.h"
+#include "base/bytes.h"
 
 #include <string.h>
 
@@ -7,30 +8,12 @@
 
 enum { MAX_TEXT = 4096, MAX_DEPTH = 16 };
 
-/* The length of one well-formed UTF-8 character that is no control character, 0: it is not one. */
-static size_t character(const unsigned char *p)
-{
-    if (p[0] < 0x80)
-        return p[0] >= 0x20 && p[0] != 0x7f;
-    size_t more = p[0] >= 0xf0 && p[0] < 0xf5 ? 3 : p[0] >= 0xe0 && p[0] < 0xf0 ? 2 : 1;
-    if (p[0] < 0xc2 || p[0] >= 0xf5)
-        return 0;
-    uint32_t c = p[0] & (0x3fu >> more);
-    for (size_t i = 1; i <= more; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    static const uint32_t least[] = {0, 0xa0, 0x800, 0x10000}; /* C1 controls are below 0xa0 */
-    return c >= least[more] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? more + 1 : 0;
-}
-
 static bool text_is_clean(const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
     size_t size = strnlen(text, MAX_TEXT + 1), n;
     for (size_t at = 0; at < size; at += n) {
-        n = character(p + at);
+        n = sp_utf8_printable(p + at);
         if (!n)
             return false;
     }
