@@ -152,7 +152,7 @@ static void welcome(struct controller *c, struct rpc_call *call)
     message.kind_case = SP__CONTROLLER_MESSAGE__KIND_WELCOME;
     message.welcome = &w;
     w.protocol = 1;
-    w.fence = c->fence;
+    w.fence = c->welcomed_fence = c->fence;
     w.heartbeat_ms = 1000;
     w.controller_name = name;
     w.quarantined = c->quarantine;
@@ -261,12 +261,18 @@ void controller_stop(struct controller *c)
 
 /* ---- what tests wait for ---- */
 
-static void wait_for_change(struct controller *c, const char *what)
+/* One end for a whole wait: heartbeats are changes too, and must not begin the minute anew. */
+static struct timespec wait_end(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += WAIT_S;
-    if (pthread_cond_timedwait(&c->changed, &c->lock, &until) == ETIMEDOUT) {
+    return until;
+}
+
+static void wait_for_change(struct controller *c, const struct timespec *until, const char *what)
+{
+    if (pthread_cond_timedwait(&c->changed, &c->lock, until) == ETIMEDOUT) {
         pthread_mutex_unlock(&c->lock);
         fail_msg("waited in vain for %s", what);
     }
@@ -275,6 +281,7 @@ static void wait_for_change(struct controller *c, const char *what)
 static Sp__AgentMessage *take(struct controller *c, Sp__AgentMessage__KindCase kind,
                               const char *operation_id)
 {
+    struct timespec until = wait_end();
     pthread_mutex_lock(&c->lock);
     for (;;) {
         while (c->first) {
@@ -289,7 +296,7 @@ static Sp__AgentMessage *take(struct controller *c, Sp__AgentMessage__KindCase k
             }
             sp__agent_message__free_unpacked(m, NULL);
         }
-        wait_for_change(c, operation_id ? operation_id : "a message");
+        wait_for_change(c, &until, operation_id ? operation_id : "a message");
     }
 }
 
@@ -305,17 +312,19 @@ Sp__AgentMessage *controller_answer(struct controller *c, const char *operation_
 
 void controller_wait(struct controller *c, bool (*holds)(const struct controller *))
 {
+    struct timespec until = wait_end();
     pthread_mutex_lock(&c->lock);
     while (!holds(c))
-        wait_for_change(c, "the controller's state");
+        wait_for_change(c, &until, "the controller's state");
     pthread_mutex_unlock(&c->lock);
 }
 
 void controller_wait_sessions(struct controller *c, unsigned count)
 {
+    struct timespec until = wait_end();
     pthread_mutex_lock(&c->lock);
     while (c->sessions < count || !c->call)
-        wait_for_change(c, "a session");
+        wait_for_change(c, &until, "a session");
     pthread_mutex_unlock(&c->lock);
 }
 

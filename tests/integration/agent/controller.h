@@ -31,7 +31,8 @@ struct controller {
         Sp__AgentMessage *m;
     } * first;
     unsigned sessions, enrolments, renewals, wrong_proofs;
-    long peer_serial; /* of the certificate of the newest session */
+    long peer_serial;        /* of the certificate of the newest session */
+    uint64_t welcomed_fence; /* the one the newest session was told */
 
     /* What it does; set before. */
     unsigned pending;              /* so many Enrol calls are answered with `pending` */
