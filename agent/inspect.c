@@ -11,7 +11,7 @@
 
 /* ---- clean texts: names and labels come from whoever made the device ---- */
 
-static void clean_text(char *text)
+void inspect_clean(char *text)
 {
     for (unsigned char *at = (unsigned char *)text; *at; at++)
         /* C1 controls, too: terminals obey U+009B as they obey ESC [ */
@@ -34,7 +34,7 @@ static void clean_message(ProtobufCMessage *message)
                 clean_message(list[n]);
             else if (f->type == PROTOBUF_C_TYPE_STRING && list[n] &&
                      list[n] != (const void *)protobuf_c_empty_string)
-                clean_text(list[n]);
+                inspect_clean(list[n]);
         }
     }
 }

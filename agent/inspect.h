@@ -20,4 +20,7 @@ int inspect_paths(char *const *paths, size_t count, bool json, FILE *out, FILE *
 void inspect_print(Sp__Inventory *inventory, FILE *out);
 void inspect_print_look(const struct volume_look *look, FILE *out);
 
+/* Control characters become '?', which a terminal does not obey and a line does not end at. */
+void inspect_clean(char *text);
+
 #endif

@@ -4,6 +4,7 @@
 #include "agent/inspect.h"
 #include "agent/inspect_volume.h"
 #include "agent/json.h"
+#include "agent/message.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -16,18 +17,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A reader that remembers where it failed. */
+/* A reader that remembers where it failed, below one that goes on where it can. */
 struct source {
     int fd;
-    struct volume_reader file;
-    uint64_t failed_at;
+    struct volume_reader file, watched;
+    struct volume_unreadable unreadable;
+    uint64_t failed_at; /* the first byte of all */
 };
 
 static int source_read_at(void *self, uint64_t offset, void *out, uint32_t length)
 {
     struct source *s = self;
     int r = s->file.read_at(s->file.self, offset, out, length);
-    if (r < 0)
+    if (r < 0 && offset < s->failed_at)
         s->failed_at = offset;
     return r;
 }
@@ -139,14 +141,48 @@ static int source_open(const char *path, struct source *s, struct sp_why *why)
     if (size == 0)
         return sp_why_set(why, -ENODATA, "'%s' is empty", path);
     s->file = volume_reader_of_fd(&s->fd, (uint64_t)size);
+    s->watched = (struct volume_reader){
+        .read_at = source_read_at, .self = s, .size_bytes = s->file.size_bytes};
+    return 0;
+}
+
+/* What could not be read is nothing that one may pass over. */
+static int add_unreadable(const struct source *s, const char *disk_id, struct volume_look *look)
+{
+    uint64_t offset, length;
+    for (size_t next = 0; volume_unreadable_range(&s->unreadable, &next, &offset, &length);) {
+        Sp__Finding *f = malloc(sizeof(*f));
+        SP_FREE char *text = sp_format(
+            "bytes %llu to %llu cannot be read (%s): they are taken for zeros here, and what the "
+            "rest shows may be less than there is",
+            (unsigned long long)offset, (unsigned long long)(offset + length - 1), strerror(EIO));
+        if (!f || !text) {
+            free(f);
+            return -ENOMEM;
+        }
+        sp__finding__init(f);
+        f->reason = SP__REASON__REASON_UNIDENTIFIED_CONTENT;
+        f->offset_bytes = offset;
+        f->length_bytes = length;
+        int r = message_append(&look->findings, &look->finding_count, f);
+        if (r < 0) {
+            free(f);
+            return r;
+        }
+        r = message_text(&f->text, text);
+        if (r == 0)
+            r = message_text(&f->disk_id, disk_id);
+        if (r < 0)
+            return r;
+    }
     return 0;
 }
 
 static int look_at(const char *path, struct source *s, struct result *result, struct sp_why *why)
 {
     const char *slash = strrchr(path, '/'), *format;
-    struct volume_reader reader = {
-        .read_at = source_read_at, .self = s, .size_bytes = s->file.size_bytes};
+    struct volume_reader reader =
+        volume_reader_lenient(&s->unreadable, &s->watched, VOLUME_UNREADABLE_MOST);
     int sector = 0;
     if (ioctl(s->fd, BLKSSZGET, &sector) < 0 || sector <= 0)
         sector = 512;
@@ -157,6 +193,8 @@ static int look_at(const char *path, struct source *s, struct result *result, st
     int r = volume_look(&disk, 1, true, &result->look);
     if (r == 0)
         r = find_rests(&reader, result);
+    if (r == 0)
+        r = add_unreadable(s, disk.disk_id, &result->look);
     if (r < 0)
         return sp_why_set(why, r, "cannot read '%s' at byte %llu", path,
                           (unsigned long long)s->failed_at);
@@ -167,7 +205,7 @@ static int look_at(const char *path, struct source *s, struct result *result, st
 
 static int read_path(const char *path, struct result *result, struct sp_why *why)
 {
-    struct source s = {.fd = -1};
+    struct source s = {.fd = -1, .failed_at = UINT64_MAX};
     int r = source_open(path, &s, why);
     if (r == 0)
         r = look_at(path, &s, result, why);
@@ -195,7 +233,10 @@ static void print_text(const char *path, const struct result *r, FILE *out)
 {
     size_t next = 0;
     bool random = false;
-    fprintf(out, "%s, %s\n\n", path, INSPECT_SIZE(r->size));
+    SP_FREE char *name = strdup(path);
+    if (name)
+        inspect_clean(name);
+    fprintf(out, "%s, %s\n\n", name ? name : "", INSPECT_SIZE(r->size));
     for (size_t i = 0; i < r->look.range_count; i++) {
         const Sp__RangeUse *use = r->look.ranges[i];
         for (; next < r->rest_count && r->rests[next].offset < use->on->offset_bytes; next++)
@@ -289,8 +330,10 @@ int inspect_paths(char *const *paths, size_t count, bool json, FILE *out, FILE *
             print_text(paths[i], &result, out);
         }
         if (r < 0) {
+            struct sp_why told = sp_why_told(&why, r);
+            inspect_clean(told.text);
             fflush(out);
-            fprintf(errors, "sealpoint-agent: %s\n", sp_why_told(&why, r).text);
+            fprintf(errors, "sealpoint-agent: %s\n", told.text);
         }
         first = first ? first : r;
         result_clear(&result);

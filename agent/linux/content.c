@@ -111,22 +111,56 @@ static bool may_hold_header(struct scan *scan, const struct scan_device *device)
            device->dm != SCAN_DM_CRYPT_PART && !scan_is_path_of_multipath(scan, device);
 }
 
-static int probe_header(struct scan_device *device, int fd, enum volume_other other)
+static int probe_header(const struct volume_reader *reader, struct scan_device *device)
 {
-    off_t size = lseek(fd, 0, SEEK_END);
-    if (size < 0)
-        device->error = -errno;
-    if (size <= 0)
-        return 0;
-    struct volume_reader reader = volume_reader_of_fd(&fd, (uint64_t)size);
-    reader.other = other;
-    reader.brief = true;
-    int r = volume_probe(&reader, &device->format, &device->facts);
+    int r = volume_probe(reader, &device->format, &device->facts);
     if (r == -ENOMEM)
         return r;
     if (r < 0)
         device->error = r;
     return 0;
+}
+
+/* libblkid gives up at a place that cannot be read, though others would tell. */
+static int probe_content_past_faults(struct scan_device *device, struct volume_reader *reader)
+{
+    Sp__Content *content = NULL;
+    bool ambiguous = false;
+    int r = volume_content(reader, &content, &ambiguous);
+    if (r < 0)
+        return r == -ENOMEM ? r : 0;
+    if (content && strcmp(content->usage, "crypto") != 0)
+        reader->other = VOLUME_OTHER_THERE;
+    device->message->content = content;
+    return 0;
+}
+
+/* A device with some bad sectors is seen by what is left of it. */
+static int probe_volume(struct scan *scan, struct scan_device *device, int fd,
+                        enum volume_other other)
+{
+    enum { BAD_MOST = 8 }; /* a disk may take seconds for each */
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size < 0)
+        device->error = -errno;
+    if (size <= 0)
+        return 0;
+    struct volume_unreadable unreadable;
+    const struct volume_reader strict = volume_reader_of_fd(&fd, (uint64_t)size);
+    struct volume_reader reader = volume_reader_lenient(&unreadable, &strict, BAD_MOST);
+    reader.other = other;
+    reader.brief = true;
+    int r = 0;
+    if (device->error == -EIO && !device->parted && !device->message->content)
+        r = probe_content_past_faults(device, &reader);
+    if (r == 0 && may_hold_header(scan, device))
+        r = probe_header(&reader, device);
+    if (unreadable.count && unreadable.count < BAD_MOST) {
+        device->partly = true;
+        device->unreadable_at = unreadable.at[0];
+        device->error = -EIO;
+    }
+    return r;
 }
 
 /* ---- the same as a moment ago? ---- */
@@ -236,9 +270,7 @@ static int probe_device(struct scan *scan, struct scan_device *device)
     if (r != 0)
         return r < 0 ? r : 0;
     r = probe_content(scan, device, fd, &other);
-    if (r == 0 && may_hold_header(scan, device))
-        r = probe_header(device, fd, other);
-    return r;
+    return r == 0 ? probe_volume(scan, device, fd, other) : r;
 }
 
 static int fill_file_system_uuids(struct scan *scan)

@@ -50,11 +50,15 @@ static int of_device(struct scan *scan, const struct scan_device *device)
     bool forbidden = device->error == -EPERM || device->error == -EACCES;
     bool gone = device->error == -ENXIO || device->error == -ENODEV || device->error == -ENOENT;
     SP_FREE char *text =
-        sp_format("it cannot be read (%s), so nothing is known of what is on it: %s",
-                  strerror(-device->error),
-                  forbidden ? "run as root, and outside of a container"
-                  : gone    ? "if it was unplugged, ask again"
-                            : "look at the kernel's log for its errors");
+        device->partly
+            ? sp_format("it cannot be read whole (%s at byte %llu): what is told of it may be less "
+                        "than there is; look at the kernel's log for its errors",
+                        strerror(-device->error), (unsigned long long)device->unreadable_at)
+            : sp_format("it cannot be read (%s), so nothing is known of what is on it: %s",
+                        strerror(-device->error),
+                        forbidden ? "run as root, and outside of a container"
+                        : gone    ? "if it was unplugged, ask again"
+                                  : "look at the kernel's log for its errors");
     return text ? add(&about, SP__REASON__REASON_UNIDENTIFIED_CONTENT, false, text) : -ENOMEM;
 }
 

@@ -36,9 +36,11 @@ struct scan_device {
     char folder[512];         /* in sysfs */
     char *backing_file;       /* loop */
     enum scan_dm dm;
-    bool suspended;                     /* dm: a read would block */
-    bool parted;                        /* has partitions */
-    int error;                          /* of opening or reading it, negative errno; 0: none */
+    bool suspended; /* dm: a read would block */
+    bool parted;    /* has partitions */
+    int error;      /* of opening or reading it, negative errno; 0: none */
+    bool partly;    /* only from here on some bytes could not be read: */
+    uint64_t unreadable_at;
     const struct volume_format *format; /* an encrypted volume begins here; NULL: none */
     Sp__HeaderFacts *facts;             /* its header; owned until a volume takes it */
 };

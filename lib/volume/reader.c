@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * Readers: over a file, over a window of another reader, over the extents of a volume. */
+ * Readers: over a file, over a window of another reader, past what cannot be read, over the
+ * extents of a volume. */
 #include "base/file.h"
 #include "volume/internal.h"
 #include <string.h>
@@ -43,6 +44,89 @@ struct volume_reader volume_reader_window(struct volume_window *store,
     return (struct volume_reader){.read_at = window_read_at,
                                   .self = store,
                                   .size_bytes = length_bytes < most ? length_bytes : most};
+}
+
+/* ---- past what cannot be read ---- */
+
+/* Where the piece stands, or would. */
+static size_t place_of(const struct volume_unreadable *u, uint64_t piece)
+{
+    size_t i = 0;
+    while (i < u->count && u->at[i] < piece)
+        i++;
+    return i;
+}
+
+static int remember(struct volume_unreadable *u, uint64_t piece)
+{
+    if (u->count == u->most)
+        return -EIO;
+    size_t i = place_of(u, piece);
+    memmove(u->at + i + 1, u->at + i, (u->count - i) * sizeof u->at[0]);
+    u->at[i] = piece;
+    u->count++;
+    return 0;
+}
+
+/* One piece or a part of it. A bad one is not tried again: a disk may take seconds to give up. */
+static int read_piece(struct volume_unreadable *u, uint64_t offset, void *out, uint32_t length)
+{
+    uint64_t piece = offset - offset % VOLUME_UNREADABLE_PIECE;
+    size_t i = place_of(u, piece);
+    bool bad = i < u->count && u->at[i] == piece;
+    int rc = bad ? -EIO : volume_read(u->of, offset, out, length);
+    if (rc != -EIO)
+        return rc;
+    memset(out, 0, length);
+    return bad ? 0 : remember(u, piece);
+}
+
+static int lenient_read_at(void *self, uint64_t offset, void *out, uint32_t length)
+{
+    struct volume_unreadable *u = self;
+    size_t i = place_of(u, offset - offset % VOLUME_UNREADABLE_PIECE);
+    bool known_bad = i < u->count && u->at[i] < offset + length;
+    int rc = known_bad ? -EIO : volume_read(u->of, offset, out, length);
+    if (rc != -EIO)
+        return rc;
+    uint8_t *to = out;
+    for (rc = 0; rc == 0 && length;) {
+        uint32_t left = VOLUME_UNREADABLE_PIECE - (uint32_t)(offset % VOLUME_UNREADABLE_PIECE);
+        uint32_t now = left < length ? left : length;
+        rc = read_piece(u, offset, to, now);
+        to += now;
+        offset += now;
+        length -= now;
+    }
+    return rc;
+}
+
+struct volume_reader volume_reader_lenient(struct volume_unreadable *store,
+                                           const struct volume_reader *of, size_t most)
+{
+    *store = (struct volume_unreadable){
+        .of = of, .most = most < VOLUME_UNREADABLE_MOST ? most : VOLUME_UNREADABLE_MOST};
+    struct volume_reader reader = *of; /* with what the caller knows of it */
+    reader.read_at = lenient_read_at;
+    reader.self = store;
+    return reader;
+}
+
+bool volume_unreadable_range(const struct volume_unreadable *u, size_t *next, uint64_t *ret_offset,
+                             uint64_t *ret_length)
+{
+    if (*next >= u->count)
+        return false;
+    uint64_t from = u->at[*next], end = from;
+    while (*next < u->count && u->at[*next] == end) {
+        end += VOLUME_UNREADABLE_PIECE;
+        ++*next;
+    }
+    if (end > u->of->size_bytes)
+        end = u->of->size_bytes;
+    *ret_offset = from;
+    *ret_length = end - from;
+    return true;
 }
 
 /* ---- a volume's extents ---- */

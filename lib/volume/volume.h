@@ -39,6 +39,21 @@ struct volume_window {
 struct volume_reader volume_reader_window(struct volume_window *store,
                                           const struct volume_reader *of, uint64_t offset_bytes,
                                           uint64_t length_bytes);
+/* A reader that goes on where bytes cannot be read (-EIO): they read as zeros, and their places are
+ * kept. For showing what there is; never for a proof. It tries again in pieces of 4 KiB. When
+ * `most` pieces are bad, or with any other error, a read fails: the device is dying, or gone.
+ * `store` is filled and must outlive it; so must `of`. */
+enum { VOLUME_UNREADABLE_PIECE = 4096, VOLUME_UNREADABLE_MOST = 64 };
+struct volume_unreadable {
+    const struct volume_reader *of;
+    size_t count, most;
+    uint64_t at[VOLUME_UNREADABLE_MOST]; /* offsets of pieces, ascending */
+};
+struct volume_reader volume_reader_lenient(struct volume_unreadable *store,
+                                           const struct volume_reader *of, size_t most);
+/* The next range of them: begins at *next, which it moves on. False: no more. */
+bool volume_unreadable_range(const struct volume_unreadable *, size_t *next, uint64_t *ret_offset,
+                             uint64_t *ret_length);
 
 /* What one format's probe says. */
 enum volume_match {

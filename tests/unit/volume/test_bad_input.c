@@ -165,6 +165,66 @@ static void test_reads_that_fail(void **state)
     fail_reads(&bitlocker, "bitlocker", 512 << 10);
 }
 
+/* The same with a reader that goes on: what the rest shows is told, and where it is bad. Only LUKS1
+ * has nothing else than its first bytes. */
+static void go_on(const struct image *image, const char *name, uint64_t from, uint64_t end)
+{
+    for (uint64_t at = from; at < end; at += STEP) {
+        struct failing failing = {.of = &image->reader, .from = at + 512, .to = at + 1024};
+        const struct volume_reader strict = {
+            .read_at = failing_read_at, .self = &failing, .size_bytes = image->size};
+        struct volume_unreadable unreadable;
+        const struct volume_reader reader =
+            volume_reader_lenient(&unreadable, &strict, VOLUME_UNREADABLE_MOST);
+        sp__header_facts__free_unpacked(facts_of(&reader, name), NULL);
+        uint64_t offset = 0, length = 0;
+        size_t next = 0;
+        if (!volume_unreadable_range(&unreadable, &next, &offset, &length))
+            continue; /* nobody asked for it */
+        assert_int_equal(offset, at);
+        assert_int_equal(length, STEP);
+        assert_false(volume_unreadable_range(&unreadable, &next, &offset, &length));
+        look_and_forget(&reader);
+    }
+}
+
+static void test_reads_that_fail_here_and_there(void **state)
+{
+    (void)state;
+    go_on(&luks1, "luks1", STEP, 256 << 10);
+    go_on(&luks2, "luks2", 0, 128 << 10);
+    go_on(&bitlocker, "bitlocker", 0, 512 << 10);
+}
+
+/* A dying device is given up; what is not EIO is nothing to go on after. */
+static void test_too_many_reads_that_fail(void **state)
+{
+    (void)state;
+    uint8_t byte;
+    struct failing failing = {.of = &luks2.reader, .to = luks2.size};
+    const struct volume_reader strict = {
+        .read_at = failing_read_at, .self = &failing, .size_bytes = luks2.size};
+    struct volume_unreadable unreadable;
+    const struct volume_reader reader = volume_reader_lenient(&unreadable, &strict, 3);
+    const uint64_t places[] = {9 * STEP, 3 * STEP, 4 * STEP + 7};
+    for (size_t i = 0; i < SP_COUNT(places); i++) {
+        byte = 7;
+        assert_int_equal(volume_read(&reader, places[i], &byte, 1), 0);
+        assert_int_equal(byte, 0);
+    }
+    assert_int_equal(volume_read(&reader, 5 * STEP, &byte, 1), -EIO);
+    assert_int_equal(volume_read(&reader, 3 * STEP, &byte, 1), 0); /* known */
+    assert_int_equal(volume_read(&reader, luks2.size, &byte, 1), -ERANGE);
+    uint64_t offset = 0, length = 0;
+    size_t next = 0;
+    assert_true(volume_unreadable_range(&unreadable, &next, &offset, &length));
+    assert_int_equal(offset, 3 * STEP);
+    assert_int_equal(length, 2 * STEP);
+    assert_true(volume_unreadable_range(&unreadable, &next, &offset, &length));
+    assert_int_equal(offset, 9 * STEP);
+    assert_false(volume_unreadable_range(&unreadable, &next, &offset, &length));
+}
+
 /* ---- every field at its extremes ---- */
 
 static const uint64_t extremes[] = {0,
@@ -391,9 +451,14 @@ static void test_md_fields(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cut_at_every_4_kib), cmocka_unit_test(test_reads_that_fail),
-        cmocka_unit_test(test_luks1_fields),       cmocka_unit_test(test_luks2_fields),
-        cmocka_unit_test(test_luks2_json_numbers), cmocka_unit_test(test_bitlocker_fields),
+        cmocka_unit_test(test_cut_at_every_4_kib),
+        cmocka_unit_test(test_reads_that_fail),
+        cmocka_unit_test(test_reads_that_fail_here_and_there),
+        cmocka_unit_test(test_too_many_reads_that_fail),
+        cmocka_unit_test(test_luks1_fields),
+        cmocka_unit_test(test_luks2_fields),
+        cmocka_unit_test(test_luks2_json_numbers),
+        cmocka_unit_test(test_bitlocker_fields),
         cmocka_unit_test(test_md_fields),
     };
     return cmocka_run_group_tests_name("volume-bad-input", tests, make_images, drop_images);
