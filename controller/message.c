@@ -81,3 +81,15 @@ void message_free_(ProtobufCMessage *message)
     if (message)
         protobuf_c_message_free_unpacked(message, NULL);
 }
+
+int message_take_answer(Sp__KeeperResponse *response, Sp__KeeperRequest__KindCase asked,
+                        ProtobufCMessage **ret)
+{
+    /* Question and answer have the same number, and every member of the oneof is a pointer. */
+    if ((int)response->kind_case != (int)asked || !response->status)
+        return -EPROTO;
+    *ret = &response->status->base;
+    response->status = NULL;
+    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
+    return 0;
+}

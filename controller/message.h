@@ -50,4 +50,8 @@ MESSAGE_CLEANUP(inventory, Sp__Inventory)
 MESSAGE_CLEANUP(finding, Sp__Finding)
 MESSAGE_CLEANUP(identities, Sp__IdentitiesResponse)
 
+/* Takes what answers a request of this kind out of the response. -EPROTO: it answers another. */
+int message_take_answer(Sp__KeeperResponse *, Sp__KeeperRequest__KindCase asked,
+                        ProtobufCMessage **ret);
+
 #endif

@@ -54,20 +54,10 @@ int api_list_tokens(struct api *api, struct rpc_call *call, const ProtobufCMessa
                     ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     int r = api_allow(api, call, "", why);
     ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_TOKENS;
     ask.list_tokens = (Sp__ListTokensRequest *)request;
-    if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_LIST_TOKENS)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    *ret = &response->list_tokens->base;
-    response->list_tokens = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
 }
 
 int api_list_users(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,

@@ -318,6 +318,14 @@ int api_ask_keeper(struct api *api, const struct rpc_call *call, Sp__KeeperReque
     return r;
 }
 
+int api_relay(struct api *api, const struct rpc_call *call, Sp__KeeperRequest *request,
+              ProtobufCMessage **ret, struct sp_why *why)
+{
+    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
+    int r = api_ask_keeper(api, call, request, &response, why);
+    return r < 0 ? r : message_take_answer(response, request->kind_case, ret);
+}
+
 /* ---- streams ---- */
 
 int api_send(struct rpc_call *call, const ProtobufCMessage *message)

@@ -83,6 +83,10 @@ int api_fill_machine(struct api *, Sp__Machine *);
 /* Asks the keeper in the caller's name. */
 int api_ask_keeper(struct api *, const struct rpc_call *, Sp__KeeperRequest *,
                    Sp__KeeperResponse **ret, struct sp_why *);
+/* The same; *ret is the message that answers this kind of request. -EPROTO: the keeper gave
+ * another. */
+int api_relay(struct api *, const struct rpc_call *, Sp__KeeperRequest *, ProtobufCMessage **ret,
+              struct sp_why *);
 /* Relays a signed call; the keeper's packed result becomes the answer. */
 int api_execute(struct api *, struct rpc_call *, const ProtobufCMessage *request, const char *what,
                 ProtobufCMessage **ret, struct sp_why *);

@@ -24,20 +24,17 @@ int api_enrol(struct api *api, struct rpc_call *call, const ProtobufCMessage *re
     const Sp__EnrolRequest *asked = (const void *)request;
     char known[37];
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_ENROL;
     ask.enrol = (Sp__EnrolRequest *)asked;
     ask.known_machine_id = added_by_name(api, asked->machine_name, known);
-    int r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_ENROL)
-        r = -EPROTO;
+    int r = api_relay(api, call, &ask, ret, why);
     if (r < 0) {
         /* EACCES, EPERM and EKEYREJECTED are noted by whoever answers; this adds who it was. */
         api_audit_refusal(api, call, "enrol.refused", asked->token_id, "machine %.100s: %s",
                           asked->machine_name, why->text);
         return r;
     }
-    Sp__EnrolResponse *enrolled = response->enrol;
+    const Sp__EnrolResponse *enrolled = (const void *)*ret;
     api->identities_changed(api->self);
     if (!enrolled->pending)
         /* A new certificate, a new state folder, perhaps a new machine under the old name. */
@@ -46,9 +43,6 @@ int api_enrol(struct api *api, struct rpc_call *call, const ProtobufCMessage *re
               enrolled->machine_id, "machine %.100s, token %.40s", asked->machine_name,
               asked->token_id);
     watch_on_machine(api->watch, enrolled->machine_id);
-    *ret = &enrolled->base;
-    response->enrol = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
     return 0;
 }
 
@@ -58,22 +52,16 @@ int api_renew(struct api *api, struct rpc_call *call, const ProtobufCMessage *re
     char who[320];
     Sp__RenewForRequest renew = SP__RENEW_FOR_REQUEST__INIT;
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     struct sp_bytes certificate = rpc_peer_certificate(call);
     renew.spiffe_id = api_who(call, who);
     renew.certificate = (ProtobufCBinaryData){certificate.size, (uint8_t *)certificate.data};
     renew.request = (Sp__RenewRequest *)request;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_RENEW;
     ask.renew = &renew;
-    int r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_RENEW)
-        r = -EPROTO;
+    int r = api_relay(api, call, &ask, ret, why);
     if (r < 0)
         return r;
     api->identities_changed(api->self);
     api_audit(api, call, "certificate.renewed", rpc_peer(call)->name, "%s", "");
-    *ret = &response->renew->base;
-    response->renew = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
     return 0;
 }

@@ -11,36 +11,18 @@ int api_get_keeper_keys(struct api *api, struct rpc_call *call, const ProtobufCM
                         ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_KEYS;
     ask.keys = (Sp__KeeperKeysRequest *)request;
-    int r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_KEYS)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    *ret = &response->keys->base;
-    response->keys = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+    return api_relay(api, call, &ask, ret, why);
 }
 
 int api_get_nonce(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                   ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_NONCE;
     ask.nonce = (Sp__NonceRequest *)request;
-    int r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_NONCE)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    *ret = &response->nonce->base;
-    response->nonce = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+    return api_relay(api, call, &ask, ret, why);
 }
 
 /* Names become ids; the box's AAD is bound to the id, so a wrong one is found by the keeper. */
@@ -66,25 +48,16 @@ int api_import(struct api *api, struct rpc_call *call, const ProtobufCMessage *r
         return sp_why_set(why, -EINVAL, "one import carries 1 to %d keys", IMPORT_MAX);
     Sp__ImportKeysRequest *keys = message_copy(asked);
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     int r = keys ? resolve(api, call, keys, why) : -ENOMEM;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_IMPORT;
     ask.import = keys;
     if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_IMPORT)
-        r = -EPROTO;
-    if (r == 0) {
-        for (size_t i = 0; i < keys->n_keys && i < response->import->n_results; i++)
-            api_audit(api, call, "key.import", keys->keys[i]->machine, "volume %.120s: %s",
-                      keys->keys[i]->volume_id,
-                      message_empty(response->import->results[i]->error)
-                          ? "stored"
-                          : response->import->results[i]->error);
-        *ret = &response->import->base;
-        response->import = NULL;
-        response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    }
+        r = api_relay(api, call, &ask, ret, why);
+    const Sp__ImportKeysResponse *done = r == 0 ? (const void *)*ret : NULL;
+    for (size_t i = 0; done && i < keys->n_keys && i < done->n_results; i++)
+        api_audit(api, call, "key.import", keys->keys[i]->machine, "volume %.120s: %s",
+                  keys->keys[i]->volume_id,
+                  message_empty(done->results[i]->error) ? "stored" : done->results[i]->error);
     message_free(keys);
     return r;
 }
@@ -113,7 +86,6 @@ int api_list_keys(struct api *api, struct rpc_call *call, const ProtobufCMessage
     Sp__ListKeysRequest list = *asked;
     Sp__Machine *m = NULL;
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     int r = 0;
     if (!message_empty(asked->machine)) {
         r = api_machine(api, call, asked->machine, false, &m, why);
@@ -123,15 +95,9 @@ int api_list_keys(struct api *api, struct rpc_call *call, const ProtobufCMessage
     ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_KEYS;
     ask.list_keys = &list;
     if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_LIST_KEYS)
-        r = -EPROTO;
-    if (r == 0) {
-        filter(api, call, response->list_keys);
-        *ret = &response->list_keys->base;
-        response->list_keys = NULL;
-        response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    }
+        r = api_relay(api, call, &ask, ret, why);
+    if (r == 0)
+        filter(api, call, (Sp__ListKeysResponse *)*ret);
     message_free(m);
     return r;
 }
@@ -144,7 +110,6 @@ static int release(struct api *api, struct rpc_call *call, const Sp__ReleaseCall
     Sp__Manifest *m SP_CLEANUP(manifest) = NULL;
     Sp__ReleaseForRequest release_for = SP__RELEASE_FOR_REQUEST__INIT;
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     bool good = false;
     int r = engine_manifest(api->engine, point, &sealed, &m, &good, why);
     if (r == 0)
@@ -154,17 +119,11 @@ static int release(struct api *api, struct rpc_call *call, const Sp__ReleaseCall
     ask.kind_case = SP__KEEPER_REQUEST__KIND_RELEASE;
     ask.release = &release_for;
     if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_RELEASE)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    api_audit(api, call, "key.release", m->point_id, "%zu keys of machine %s",
-              response->release->n_keys, m->machine_name);
-    *ret = &response->release->base;
-    response->release = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+        r = api_relay(api, call, &ask, ret, why);
+    if (r == 0)
+        api_audit(api, call, "key.release", m->point_id, "%zu keys of machine %s",
+                  ((const Sp__ReleaseResponse *)*ret)->n_keys, m->machine_name);
+    return r;
 }
 
 int api_release(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,

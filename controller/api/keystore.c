@@ -67,20 +67,19 @@ int api_show_key(struct api *api, struct rpc_call *call, const ProtobufCMessage 
                  ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
+    ProtobufCMessage *answer = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_SHOW_KEY;
     ask.show_key = (Sp__ShowKeyRequest *)request;
-    int r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_SHOW_KEY)
-        r = -EPROTO;
+    int r = api_relay(api, call, &ask, &answer, why);
+    Sp__KeyDetail *detail = (Sp__KeyDetail *)answer;
     if (r == 0)
-        r = api_allow_machine_id(api, call, response->show_key->record->machine_id, why);
-    if (r < 0)
+        r = api_allow_machine_id(api, call, detail->record->machine_id, why);
+    if (r < 0) {
+        message_free(answer);
         return r;
-    complete(api, call, response->show_key);
-    *ret = &response->show_key->base;
-    response->show_key = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
+    }
+    complete(api, call, detail);
+    *ret = answer;
     return 0;
 }
 
@@ -99,40 +98,20 @@ int api_list_keks(struct api *api, struct rpc_call *call, const ProtobufCMessage
                   ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_KEKS;
     ask.list_keks = (Sp__ListKeksRequest *)request;
     int r = api_allow(api, call, "", why);
-    if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_LIST_KEKS)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    *ret = &response->list_keks->base;
-    response->list_keks = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
 }
 
 int api_check_keystore(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                        ProtobufCMessage **ret, struct sp_why *why)
 {
     Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     ask.kind_case = SP__KEEPER_REQUEST__KIND_CHECK;
     ask.check = (Sp__CheckKeystoreRequest *)request;
     int r = api_allow(api, call, "", why);
-    if (r == 0)
-        r = api_ask_keeper(api, call, &ask, &response, why);
-    if (r == 0 && response->kind_case != SP__KEEPER_RESPONSE__KIND_CHECK)
-        r = -EPROTO;
-    if (r < 0)
-        return r;
-    *ret = &response->check->base;
-    response->check = NULL;
-    response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
-    return 0;
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
 }
 
 /* In parts: a whole keystore may be larger than a message. */

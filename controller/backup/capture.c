@@ -476,10 +476,9 @@ static int look_at_layout(struct run *run)
                        RUN_LOOK_TIMEOUT_MS, &response, &why);
     if (run_check(run) < 0)
         return -ECANCELED;
-    if (r == 0 && response->kind_case == SP__KEEPER_RESPONSE__KIND_LOOK) {
-        run->layout = response->look;
-        response->look = NULL;
-        response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
+    ProtobufCMessage *answer = NULL;
+    if (r == 0 && message_take_answer(response, request.kind_case, &answer) == 0) {
+        run->layout = (Sp__LookResponse *)answer;
     } else {
         sp_log_error("layout not seen", r, &why, "point", run->cp->point->point_id, NULL);
     }

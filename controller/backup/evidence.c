@@ -116,10 +116,9 @@ static int look(struct opened *o, Sp__Manifest *m, Sp__LookResponse **ret)
     request.kind_case = SP__KEEPER_REQUEST__KIND_LOOK;
     request.look = &look;
     int r = ask(o, &request, RUN_LOOK_TIMEOUT_MS, &response, &why);
-    if (r == 0 && response->kind_case == SP__KEEPER_RESPONSE__KIND_LOOK) {
-        *ret = response->look;
-        response->look = NULL;
-        response->kind_case = SP__KEEPER_RESPONSE__KIND__NOT_SET;
+    ProtobufCMessage *answer = NULL;
+    if (r == 0 && message_take_answer(response, request.kind_case, &answer) == 0) {
+        *ret = (Sp__LookResponse *)answer;
         return 0;
     }
     if (r < 0 && ends_run(o, r))

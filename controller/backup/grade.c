@@ -28,14 +28,30 @@ static const Sp__FreezeResult *result_of(const struct grade_facts *f, const char
     return NULL;
 }
 
-/* One file system: true when it is as good as frozen. */
+/* The same device's in the thaw, NULL: none. */
+static const Sp__FreezeResult *raw_result_of(const Sp__ThawAnswer *thaw, const Sp__FreezeResult *of)
+{
+    for (size_t i = 0; i < thaw->n_results; i++)
+        if (strcmp(thaw->results[i]->raw_device, of->raw_device) == 0)
+            return thaw->results[i];
+    return NULL;
+}
+
+/* What a result is about. */
+static const char *name_of(const Sp__FreezeResult *r)
+{
+    return message_empty(r->raw_device) ? r->mount_point : r->raw_device;
+}
+
+/* One file system, or device without one: true when it is as good as frozen. */
 static bool consistent(const Sp__FreezeResult *r, struct notes *n)
 {
+    const char *name = name_of(r);
     switch ((int)r->outcome) {
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN:
         if (r->thaw_error == 0)
             return true;
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point,
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
               "could not be thawed on command");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_READ_ONLY:
@@ -44,23 +60,23 @@ static bool consistent(const Sp__FreezeResult *r, struct notes *n)
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_SYNCED:
         if (!r->wrote_while_held)
             return true;
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point,
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
               "cannot be frozen, and something wrote to it during the hold");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_UNSUPPORTED:
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point,
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
               "cannot be frozen and is not known to have been idle");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BUSY:
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point,
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
               "was already frozen by somebody else, who may thaw it at any time");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BLOCKED:
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point,
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
               "did not freeze before the deadline");
         return false;
     default:
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, r->mount_point, "could not be frozen");
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name, "could not be frozen");
         return false;
     }
 }
@@ -96,11 +112,34 @@ static void name_failed_hooks(const struct grade_facts *f, struct notes *n)
     }
 }
 
+/* Raw devices that the guest was to suspend. One that was held counts as a frozen file system: its
+ * bytes are of the same moment as all the rest and no write is torn or out of order, and what its
+ * application finds is what it finds after a power cut, as on a frozen file system. So it lowers
+ * nothing, and by itself it gives no more than those do. One that could not be held, though its
+ * guest asked for it, may be of a later moment than the file systems: crash. A raw device of which
+ * nobody asked that is in no result, and counts for nothing. */
+static bool all_raw_held(const struct grade_facts *f, struct notes *n)
+{
+    bool good = true;
+    for (size_t i = 0; i < f->freeze->n_results; i++) {
+        const Sp__FreezeResult *r = f->freeze->results[i];
+        if (message_empty(r->raw_device))
+            continue;
+        Sp__FileSystem on = SP__FILE_SYSTEM__INIT;
+        on.device = r->device;
+        if (f->captured && !f->captured(f->self, &on))
+            continue;
+        const Sp__FreezeResult *last = raw_result_of(f->thaw, r);
+        good = consistent(last ? last : r, n) && good;
+    }
+    return good;
+}
+
 /* Every read-write file system of the inventory must have a good result, and every result of the
  * freeze must be good: a file system that one list lacks is not taken for frozen. */
 static bool all_consistent(const struct grade_facts *f, struct notes *n)
 {
-    bool good = true;
+    bool good = all_raw_held(f, n);
     for (size_t i = 0; i < f->inventory->n_file_systems; i++) {
         const Sp__FileSystem *fs = f->inventory->file_systems[i];
         if (fs->read_only || fs->network || !fs->has_block_device ||

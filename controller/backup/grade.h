@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * How consistent a point is: the lowest over the read-write file systems on captured disks. Pure.
- */
+ * How consistent a point is: the lowest over the read-write file systems on captured disks, and
+ * over the raw devices there that the guest was to hold. Pure. */
 #ifndef SEALPOINT_BACKUP_GRADE_H
 #define SEALPOINT_BACKUP_GRADE_H
 

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/sealed_box.h"
 #include "controller/keeper/aead.h"
+#include "controller/keeper/credential.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
 #include "controller/keeper/kek_token.h"
@@ -106,15 +107,6 @@ static int check_file(const struct keeper *k, const char *path, bool beside, str
     return 0;
 }
 
-/* An editor's newline is not part of a passphrase. Returns the size that is left. */
-static size_t trim_newline(struct sp_secret *s)
-{
-    size_t size = sp_secret_size(s);
-    if (size > 0 && sp_secret_data(s)[size - 1] == '\n')
-        sp_secret_shrink(s, --size);
-    return size;
-}
-
 static int read_file(const struct keeper *k, const char *path, bool beside, struct sp_secret **ret,
                      struct sp_why *why)
 {
@@ -130,7 +122,7 @@ static int read_passphrase(const struct keeper *k, const char *path, bool beside
                            struct sp_secret **ret, struct sp_why *why)
 {
     int r = read_file(k, path, beside, ret, why);
-    if (r == 0 && trim_newline(*ret) == 0) {
+    if (r == 0 && credential_trim(*ret) == 0) {
         sp_secret_free(sp_steal(*ret));
         r = sp_why_set(why, -EINVAL, "the file %s is empty", path);
     }
@@ -150,25 +142,8 @@ static int read_key_file(const struct keeper *k, struct sp_secret **ret, struct 
 
 static int read_credential(const struct keeper *k, struct sp_secret **ret, struct sp_why *why)
 {
-    const char *name = k->options.keks.credential, *folder = getenv("CREDENTIALS_DIRECTORY");
-    if (!name || !*name)
-        return -ENOENT;
-    if (strchr(name, '/') || name[0] == '.')
-        return sp_why_set(why, -EINVAL, "'%s' is no name of a credential", name);
-    if (!folder)
-        return sp_why_set(why, -EACCES,
-                          "systemd handed over no credentials: LoadCredentialEncrypted=%s:… in the "
-                          "unit does",
-                          name);
-    SP_FREE char *path = sp_format("%s/%s", folder, name);
-    int r = path ? sp_secret_read_file(path, MATERIAL_MOST, ret) : -ENOMEM;
-    if (r < 0)
-        return sp_why_set(why, r == -ENOENT ? -EACCES : r, "cannot read the credential '%s'", name);
-    if (trim_newline(*ret) == 0) {
-        sp_secret_free(sp_steal(*ret));
-        return sp_why_set(why, -EINVAL, "the credential '%s' is empty", name);
-    }
-    return 0;
+    const char *name = k->options.keks.credential;
+    return name && *name ? credential_read(name, MATERIAL_MOST, ret, why) : -ENOENT;
 }
 
 /* The PIN may lie beside the keystore: without the token it opens nothing. */
