@@ -117,16 +117,30 @@ static bool wait_end(int pidfd, int output, uint64_t until_ms, struct hook_outco
     }
 }
 
-static void wait_for(pid_t pid, int output, unsigned timeout_ms, struct hook_outcome *outcome)
+/* To the hook's process group, as its user: that takes no capability to signal the processes of
+ * others. Of this thread, as in child(), and of its effective id alone, so that the user cannot
+ * signal this process. */
+static void signal_group(const struct hook_user *user, pid_t group, int number)
+{
+    uid_t own = geteuid(), same = (uid_t)-1;
+    if (user->other)
+        syscall(SYS_setresuid, same, user->uid, same);
+    kill(-group, number);
+    if (user->other)
+        syscall(SYS_setresuid, same, own, same);
+}
+
+static void wait_for(const struct hook_user *user, pid_t pid, int output, unsigned timeout_ms,
+                     struct hook_outcome *outcome)
 {
     SP_FD int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     bool ended = pidfd >= 0 && wait_end(pidfd, output, now_ms() + timeout_ms, outcome);
     if (!ended) {
         outcome->timed_out = true;
-        kill(-pid, SIGTERM);
+        signal_group(user, pid, SIGTERM);
         if (pidfd >= 0)
             wait_end(pidfd, output, now_ms() + GRACE_MS, outcome);
-        kill(-pid, SIGKILL); /* the group, also when its leader has ended */
+        signal_group(user, pid, SIGKILL); /* the group, also when its leader has ended */
     }
     int status = 0;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -172,7 +186,7 @@ int hook_run(const struct hook_process *process, struct hook_outcome *ret, struc
         if (pid < 0)
             r = sp_why_set(why, -error, "cannot start a process");
         else
-            wait_for(pid, ends[0], process->timeout_ms, ret);
+            wait_for(process->user, pid, ends[0], process->timeout_ms, ret);
         close(ends[0]);
     }
     if (start.null >= 0)

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 
 /* ---- which hooks there are ---- */
@@ -218,12 +219,18 @@ static void remove_folder(const char *path)
     rmdir(path);
 }
 
+/* The folder stays the agent's, so that it can empty it, and its user comes in by group: under the
+ * unit there is no capability to override permissions, and none to give files away. Nobody else of
+ * that group comes as far as the folder, for the one above is the agent's alone. */
 static int make_folder(const char *path, const struct hook_user *user)
 {
     remove_folder(path);
-    if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return -errno;
-    return chown(path, user->uid, user->gid) < 0 ? -errno : 0;
+    int own = setfsgid(user->gid); /* of this thread */
+    int r = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+    setfsgid((gid_t)own);
+    if (r == 0 && user->other && chmod(path, 0770) < 0)
+        r = -errno;
+    return r;
 }
 
 /* Runs one phase; what goes wrong is in the result. -ENOMEM only. */

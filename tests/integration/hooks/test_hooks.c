@@ -5,12 +5,14 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -240,6 +242,47 @@ static void it_runs_as_the_user_that_is_named(void **state)
     hooks_results_free(&results);
 }
 
+/* Of those in the unit's CapabilityBoundingSet=, the ones that say what one may do to others. */
+static void keep_the_units_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    uint32_t kept =
+        1u << CAP_SYS_ADMIN | 1u << CAP_DAC_READ_SEARCH | 1u << CAP_SETUID | 1u << CAP_SETGID;
+    struct __user_cap_data_struct data[2] = {{.effective = kept, .permitted = kept}};
+    assert_int_equal(syscall(SYS_capset, &header, data), 0);
+}
+
+static void another_users_hook_is_ended_and_its_folder_emptied_under_the_unit(void **state)
+{
+    (void)state;
+    options.run_as = "10-user:nobody";
+    options.timeout_ms = 300;
+    add("10-user", "if [ $1 = post-thaw ]; then cat mine; else echo $$ > mine; exec sleep 600; fi");
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t agent = fork();
+    if (agent == 0) {
+        keep_the_units_capabilities();
+        struct hooks_results first = before(), last = after();
+        dprintf(ends[1], "%d %d %s", first.at[0]->timed_out, last.at[0]->exit_status,
+                last.at[0]->output);
+        hooks_results_free(&first);
+        hooks_results_free(&last);
+        _exit(0);
+    }
+    close(ends[1]);
+    char said[256] = "";
+    assert_true(read(ends[0], said, sizeof(said) - 1) > 0);
+    close(ends[0]);
+    waitpid(agent, NULL, 0);
+    int timed_out = 0, status = -1, pid = 0;
+    assert_int_equal(sscanf(said, "%d %d %d", &timed_out, &status, &pid), 3);
+    assert_int_equal(timed_out, 1);
+    assert_int_equal(status, 0);
+    assert_int_equal(kill(pid, 0), -1); /* and waited for */
+    assert_false(exists("hook-10-user"));
+}
+
 /* What any other user could change is not run, and the answer says why. */
 static void expect_refused(const char *what)
 {
@@ -338,6 +381,7 @@ int main(void)
         T(what_it_leaves_in_the_background_goes_on),
         T(the_environment_is_its_own),
         T(it_runs_as_the_user_that_is_named),
+        T(another_users_hook_is_ended_and_its_folder_emptied_under_the_unit),
         T(what_others_can_change_is_not_run),
         T(a_dead_agent_owes_post_thaw_and_the_service_pays),
     };
