@@ -12,23 +12,8 @@ MESSAGE_CLEANUP(entry, Sp__AuditEntry, sp__audit_entry__free_unpacked)
 
 static int read_head(struct keeper *k, uint64_t *ret_number, uint8_t ret_hash[32])
 {
-    SP_STMT sqlite3_stmt *stmt = NULL;
-    int r = store_query(k->store, &stmt,
-                        "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1", "");
-    if (r == 0)
-        r = store_step(stmt);
-    if (r < 0)
-        return r;
-    *ret_number = 0;
-    memset(ret_hash, 0, 32);
-    if (r == 1) {
-        struct sp_bytes hash = store_blob(stmt, 1);
-        if (hash.size != 32)
-            return -EUCLEAN;
-        *ret_number = (uint64_t)store_int(stmt, 0);
-        memcpy(ret_hash, hash.data, 32);
-    }
-    return 0;
+    return store_chain_head(k->store, "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1",
+                            ret_number, ret_hash);
 }
 
 static int hash_packed(const uint8_t previous[32], struct sp_bytes packed, uint8_t out[32])

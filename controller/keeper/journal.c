@@ -114,23 +114,8 @@ static int hash_entry(const struct entry *e, uint8_t out[32])
 
 static int read_head(struct keeper *k, uint64_t *ret_epoch, uint8_t ret_hash[32])
 {
-    SP_STMT sqlite3_stmt *stmt = NULL;
-    int r = store_query(k->store, &stmt,
-                        "SELECT epoch, hash FROM journal ORDER BY epoch DESC LIMIT 1", "");
-    if (r == 0)
-        r = store_step(stmt);
-    if (r < 0)
-        return r;
-    *ret_epoch = 0;
-    memset(ret_hash, 0, 32);
-    if (r == 1) {
-        struct sp_bytes hash = store_blob(stmt, 1);
-        if (hash.size != 32)
-            return -EUCLEAN;
-        *ret_epoch = (uint64_t)store_int(stmt, 0);
-        memcpy(ret_hash, hash.data, 32);
-    }
-    return 0;
+    return store_chain_head(k->store, "SELECT epoch, hash FROM journal ORDER BY epoch DESC LIMIT 1",
+                            ret_epoch, ret_hash);
 }
 
 static int append(struct keeper *k, const char *table, const char *key, const uint8_t digest[32])

@@ -197,6 +197,26 @@ struct sp_bytes store_blob(sqlite3_stmt *stmt, int column)
     return (struct sp_bytes){data, data ? (size_t)sqlite3_column_bytes(stmt, column) : 0};
 }
 
+int store_chain_head(struct store *s, const char *sql, uint64_t *ret_number, uint8_t ret_hash[32])
+{
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    int r = store_query(s, &stmt, sql, "");
+    if (r == 0)
+        r = store_step(stmt);
+    if (r < 0)
+        return r;
+    *ret_number = 0;
+    memset(ret_hash, 0, 32);
+    if (r == 1) {
+        struct sp_bytes hash = store_blob(stmt, 1);
+        if (hash.size != 32)
+            return -EUCLEAN;
+        *ret_number = (uint64_t)store_int(stmt, 0);
+        memcpy(ret_hash, hash.data, 32);
+    }
+    return 0;
+}
+
 static int serialize(sqlite3 *db, uint8_t **ret, size_t *ret_size)
 {
     sqlite3_int64 size = 0;

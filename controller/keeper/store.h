@@ -54,6 +54,10 @@ static inline int64_t store_int(sqlite3_stmt *s, int column)
     return sqlite3_column_int64(s, column);
 }
 
+/* The newest number and hash of a hash chain, which `sql` selects; 0 and zeros: it is empty.
+ * -EUCLEAN: the hash is none. */
+int store_chain_head(struct store *, const char *sql, uint64_t *ret_number, uint8_t ret_hash[32]);
+
 /* A copy of the database as it is committed now, changed by `sql` and packed tight: the bytes of
  * its file, to sqlite3_free(). */
 int store_copy(struct store *, const char *sql, uint8_t **ret, size_t *ret_size);

@@ -258,12 +258,9 @@ int sp_random(void *out, size_t size)
 {
     uint8_t *p = out;
     while (size) {
-        ssize_t n = getrandom(p, size, 0);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(getrandom(p, size, 0));
+        if (n < 0)
             return -errno;
-        }
         p += n;
         size -= (size_t)n;
     }

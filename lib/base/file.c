@@ -26,12 +26,9 @@ static int read_to_end(int fd, size_t most, char **ret_data, size_t *ret_size)
     if (!data)
         return -ENOMEM;
     for (;;) {
-        ssize_t n = read(fd, data + size, capacity - size);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(read(fd, data + size, capacity - size));
+        if (n < 0)
             return -errno;
-        }
         if (n == 0)
             break;
         size += (size_t)n;
@@ -71,12 +68,9 @@ int sp_write_all(int fd, const void *data, size_t size)
 {
     const char *p = data;
     while (size) {
-        ssize_t n = write(fd, p, size);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(write(fd, p, size));
+        if (n < 0)
             return -errno;
-        }
         p += n;
         size -= (size_t)n;
     }
@@ -87,12 +81,9 @@ int sp_pwrite_all(int fd, const void *data, size_t size, uint64_t offset)
 {
     const char *p = data;
     while (size) {
-        ssize_t n = pwrite(fd, p, size, (off_t)offset);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(pwrite(fd, p, size, (off_t)offset));
+        if (n < 0)
             return -errno;
-        }
         p += n;
         offset += (uint64_t)n;
         size -= (size_t)n;
@@ -104,12 +95,9 @@ int sp_read_all(int fd, void *data, size_t size)
 {
     char *p = data;
     while (size) {
-        ssize_t n = read(fd, p, size);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(read(fd, p, size));
+        if (n < 0)
             return -errno;
-        }
         if (n == 0)
             return -ENODATA;
         p += n;
@@ -122,12 +110,9 @@ int sp_pread_all(int fd, void *data, size_t size, uint64_t offset)
 {
     char *p = data;
     while (size) {
-        ssize_t n = pread(fd, p, size, (off_t)offset);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(pread(fd, p, size, (off_t)offset));
+        if (n < 0)
             return -errno;
-        }
         if (n == 0)
             return -ENODATA;
         p += n;

@@ -90,12 +90,9 @@ int sp_secret_read(int fd, size_t most, struct sp_secret **ret)
         return -errno;
     size_t size = 0;
     while (size < most + 1) {
-        ssize_t n = read(fd, s->data + size, most + 1 - size);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
+        ssize_t n = TEMP_FAILURE_RETRY(read(fd, s->data + size, most + 1 - size));
+        if (n < 0)
             return -errno;
-        }
         if (n == 0)
             break;
         size += (size_t)n;

@@ -53,17 +53,11 @@ static int set_bytes(ProtobufCBinaryData *field, const void *data, size_t size)
 
 int sp_public_key_der(EVP_PKEY *key, uint8_t **ret_der, size_t *ret_size)
 {
-    unsigned char *der = NULL;
+    unsigned char *der = NULL; /* from malloc(): nobody sets another allocator for OpenSSL */
     int size = i2d_PUBKEY(key, &der);
     if (size <= 0)
         return -EIO;
-    uint8_t *copy = malloc((size_t)size);
-    if (copy)
-        memcpy(copy, der, (size_t)size);
-    OPENSSL_free(der);
-    if (!copy)
-        return -ENOMEM;
-    *ret_der = copy;
+    *ret_der = der;
     *ret_size = (size_t)size;
     return 0;
 }
