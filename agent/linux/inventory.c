@@ -34,6 +34,7 @@ void scan_done(struct scan *scan)
     free(scan->devices);
     for (size_t i = 0; i < scan->mount_count; i++) {
         free(scan->mounts[i].point);
+        free(scan->mounts[i].root);
         free(scan->mounts[i].device);
     }
     free(scan->mounts);

@@ -98,7 +98,36 @@ static int add_superblock(struct scan *scan, struct libmnt_fs *fs, const char *d
     return r;
 }
 
-static int remember_mount(struct scan *scan, const char *point, const char *device)
+/* Of the mounts above the path the longest, of equals the last, which hides the others; NULL. */
+static const struct scan_mount *mount_above(const struct scan *scan, const char *path)
+{
+    const struct scan_mount *found = NULL;
+    size_t longest = 0;
+    for (size_t i = 0; i < scan->mount_count; i++) {
+        const char *point = scan->mounts[i].point;
+        size_t n = strcmp(point, "/") == 0 ? 0 : strlen(point);
+        if (n >= longest && strncmp(path, point, n) == 0 && (path[n] == '/' || path[n] == 0)) {
+            longest = n;
+            found = &scan->mounts[i];
+        }
+    }
+    return found;
+}
+
+/* A folder bound onto itself, as the sandbox of a service does to give it other options: what is
+ * seen there is what was there before. */
+static bool bound_onto_itself(const struct scan_mount *above, const char *devno, const char *root,
+                              const char *point)
+{
+    if (!above || strcmp(above->devno, devno) != 0)
+        return false;
+    size_t r = strcmp(above->root, "/") == 0 ? 0 : strlen(above->root);
+    size_t p = strcmp(above->point, "/") == 0 ? 0 : strlen(above->point);
+    return strncmp(root, above->root, r) == 0 && strcmp(root + r, point + p) == 0;
+}
+
+static int remember_mount(struct scan *scan, const char *devno, const char *root, const char *point,
+                          const char *device)
 {
     struct scan_mount *grown =
         reallocarray(scan->mounts, scan->mount_count + 1, sizeof(*scan->mounts));
@@ -106,8 +135,10 @@ static int remember_mount(struct scan *scan, const char *point, const char *devi
         return -ENOMEM;
     scan->mounts = grown;
     struct scan_mount *mount = &grown[scan->mount_count++];
-    *mount = (struct scan_mount){.point = strdup(point), .device = strdup(device)};
-    return mount->point && mount->device ? 0 : -ENOMEM;
+    *mount =
+        (struct scan_mount){.point = strdup(point), .root = strdup(root), .device = strdup(device)};
+    snprintf(mount->devno, sizeof(mount->devno), "%s", devno);
+    return mount->point && mount->root && mount->device ? 0 : -ENOMEM;
 }
 
 static int add_mount_point(Sp__BlockDevice *device, const char *point)
@@ -122,17 +153,19 @@ static int add_mount(struct scan *scan, struct libmnt_fs *fs)
 {
     char devno[24];
     const char *point = mnt_fs_get_target(fs), *root = mnt_fs_get_root(fs);
-    if (!point)
+    if (!point || !root)
         return 0;
     struct scan_device *device = device_of(scan, fs, devno);
     bool network = !device && is_network(fs);
-    int r = remember_mount(scan, point, device ? device->message->name : "");
-    if (r == 0 && device)
+    bool whole = strcmp(root, "/") == 0;
+    bool again =
+        device && !whole && bound_onto_itself(mount_above(scan, point), devno, root, point);
+    int r = remember_mount(scan, devno, root, point, device ? device->message->name : "");
+    if (r == 0 && device && !again)
         r = add_mount_point(device->message, point);
     if (r < 0 || (!device && !network))
         return r;
     size_t at = find_superblock(scan, devno);
-    bool whole = root && strcmp(root, "/") == 0;
     if (at == scan->inventory->n_file_systems) {
         bool *grown = reallocarray(scan->whole, at + 1, sizeof(*grown));
         if (!grown)
@@ -168,24 +201,11 @@ int scan_mounts(struct scan *scan)
 
 /* ---- what loop devices lie on ---- */
 
-/* The device that holds the file: of the mounts above its path the longest, of equals the last,
- * which hides the others. */
+/* The device that holds the file. */
 static const char *holder_of(const struct scan *scan, const char *path)
 {
-    const char *device = "";
-    size_t longest = 0;
-    for (size_t i = 0; i < scan->mount_count; i++) {
-        const char *point = scan->mounts[i].point;
-        size_t n = strlen(point);
-        bool root = strcmp(point, "/") == 0;
-        if (root || (strncmp(path, point, n) == 0 && (path[n] == '/' || path[n] == 0))) {
-            if (n >= longest) {
-                longest = n;
-                device = scan->mounts[i].device;
-            }
-        }
-    }
-    return device;
+    const struct scan_mount *above = mount_above(scan, path);
+    return above ? above->device : "";
 }
 
 int scan_loops(struct scan *scan)

@@ -52,7 +52,8 @@ struct scan {
     struct scan_device *devices; /* as inventory->devices, same order */
     size_t count;
     struct scan_mount {
-        char *point, *device; /* every mount, also binds; kernel name */
+        char *point, *root, *device; /* every mount, also binds; kernel name */
+        char devno[24];
     } * mounts;
     size_t mount_count;
     bool *whole; /* of inventory->file_systems: its mount point shows the root */

@@ -168,6 +168,35 @@ static void clear_file_systems_are_volumes(void **state)
     sp__inventory__free_unpacked(inventory, NULL);
 }
 
+static void folders_that_a_sandbox_binds_onto_themselves_are_no_mount_points(void **state)
+{
+    struct tree *tree = *state;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_disk(tree, "vdb", "254:16", 8);
+    tree_file(tree, "proc/self/mountinfo", /* what ProtectHome= and ReadWritePaths= make of it */
+              "21 1 254:0 /@root / ro - ext4 /dev/vda rw\n"
+              "22 1 254:16 / /srv ro - ext4 /dev/vdb rw\n"
+              "23 1 254:0 /@root/home /home ro - ext4 /dev/vda rw\n"
+              "24 1 254:0 /@root/var/lib/agent /var/lib/agent rw - ext4 /dev/vda rw\n"
+              "25 1 254:16 / /srv ro - ext4 /dev/vdb rw\n"
+              "26 1 254:16 /x /srv/x rw - ext4 /dev/vdb rw\n"
+              "27 1 254:0 /@root/srv/x /srv/x rw - ext4 /dev/vda rw\n" /* hidden by vdb before */
+              "28 1 254:16 /x /mnt rw - ext4 /dev/vdb rw\n");
+    Sp__Inventory *inventory = read_tree(tree);
+    const Sp__BlockDevice *vda = inventory_device(inventory, "vda"),
+                          *vdb = inventory_device(inventory, "vdb");
+    assert_int_equal(vda->n_mount_points, 2);
+    assert_string_equal(vda->mount_points[0], "/");
+    assert_string_equal(vda->mount_points[1], "/srv/x");
+    assert_int_equal(vdb->n_mount_points, 2);
+    assert_string_equal(vdb->mount_points[0], "/srv");
+    assert_string_equal(vdb->mount_points[1], "/mnt");
+    assert_int_equal(inventory->n_file_systems, 2);
+    assert_string_equal(inventory->file_systems[0]->mount_point, "/");
+    assert_string_equal(inventory->file_systems[1]->mount_point, "/srv");
+    sp__inventory__free_unpacked(inventory, NULL);
+}
+
 static void btrfs_is_found_by_its_source(void **state)
 {
     struct tree *tree = *state;
@@ -816,6 +845,7 @@ int main(void)
         T(a_scsi_serial_is_read_from_its_vpd_page),
         T(a_pci_path_comes_from_where_the_device_hangs),
         T(clear_file_systems_are_volumes),
+        T(folders_that_a_sandbox_binds_onto_themselves_are_no_mount_points),
         T(btrfs_is_found_by_its_source),
         T(an_open_luks_volume_tells_what_is_in_it),
         T(a_closed_luks_volume_is_seen),
