@@ -21,6 +21,7 @@ const struct sp_config_option agent_config_table[] = {
     {"freeze", "most_per_hour", SP_CONFIG_NUMBER, AT(most_per_hour), 1, 3600},
     {"freeze", "exclude", SP_CONFIG_TEXT, AT(exclude), 0, 0},
     {"freeze", "only", SP_CONFIG_TEXT, AT(only), 0, 0},
+    {"freeze", "suspend", SP_CONFIG_TEXT, AT(suspend), 0, 0},
     {"hooks", "folder", SP_CONFIG_TEXT, AT(hooks_folder), 0, 0},
     {"hooks", "timeout", SP_CONFIG_DURATION_MS, AT(hooks_timeout_ms), 100, 600000},
     {"hooks", "run_as", SP_CONFIG_TEXT, AT(hooks_run_as), 0, 0},
@@ -45,13 +46,14 @@ static int set_defaults(struct agent_config *config)
         .most_per_hour = 120,
         .exclude = strdup(""),
         .only = strdup(""),
+        .suspend = strdup(""),
         .hooks_folder = strdup("/etc/sealpoint/hooks.d"),
         .hooks_run_as = strdup(""),
         .hooks_timeout_ms = 20000,
     };
     if (!config->controller || !config->state || !config->runtime || !config->name ||
         !config->metadata || !config->metadata_url || !config->exclude || !config->only ||
-        !config->hooks_folder || !config->hooks_run_as)
+        !config->suspend || !config->hooks_folder || !config->hooks_run_as)
         return -ENOMEM;
     return 0;
 }

@@ -16,10 +16,10 @@
  *     most_per_hour = 120                     freezes
  *     exclude       = /scratch,/tmp           mount points that are never frozen
  *     only          = /srv,/home              nothing but these; empty: every one
- *     [hooks]                                 programs before the freeze, after the thaw: hooks.h
- *     folder  = /etc/sealpoint/hooks.d
- *     timeout = 20s                           of each call
- *     run_as  = 50-postgresql:postgres        NAME:USER,…; the others run as root
+ *     suspend       = /dev/mapper/db          devices in use without a file system that are
+ * suspended with the freeze, or "all"; empty: none (raw.h) [hooks] programs before the freeze,
+ * after the thaw: hooks.h folder  = /etc/sealpoint/hooks.d timeout = 20s of each call run_as  =
+ * 50-postgresql:postgres        NAME:USER,…; the others run as root
  */
 #ifndef SEALPOINT_AGENT_CONFIG_H
 #define SEALPOINT_AGENT_CONFIG_H
@@ -31,7 +31,7 @@
 struct agent_config {
     char *controller, *state, *runtime, *name, *metadata, *metadata_url;
     uint64_t max_lease_ms, default_lease_ms, most_per_hour;
-    char *exclude, *only;
+    char *exclude, *only, *suspend;
     char *hooks_folder, *hooks_run_as;
     uint64_t hooks_timeout_ms;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/freeze_test.h"
 #include "agent/linux/quiesce.h"
+#include "agent/linux/raw.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -32,17 +33,29 @@ static const char *outcome_text(Sp__FreezeResult__Outcome outcome)
     }
 }
 
-/* What the thaw knows of a file system, and what that means for a backup. */
+static bool is_raw(const Sp__FreezeResult *r)
+{
+    return r->raw_device[0] != 0;
+}
+
+static const char *name_of(const Sp__FreezeResult *r)
+{
+    return is_raw(r) ? r->raw_device : r->mount_point;
+}
+
+/* What the thaw knows of a file system or raw device, and what that means for a backup. */
 static void print_results(const Sp__ThawAnswer *thaw, FILE *out)
 {
     for (size_t i = 0; i < thaw->n_results; i++) {
         const Sp__FreezeResult *r = thaw->results[i];
         if (r->error == ECANCELED)
             continue;
-        fprintf(out, "%-24s %-8s %s", r->mount_point, r->type, outcome_text(r->outcome));
-        if (r->outcome == SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN)
-            fprintf(out, " in %.1f ms, thawed in %.1f ms", (double)r->freeze_us / 1000,
-                    (double)r->thaw_us / 1000);
+        bool held = r->outcome == SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN;
+        fprintf(out, "%-24s %-8s %s", name_of(r), is_raw(r) ? "raw" : r->type,
+                held && is_raw(r) ? "suspended" : outcome_text(r->outcome));
+        if (held)
+            fprintf(out, " in %.1f ms, %s in %.1f ms", (double)r->freeze_us / 1000,
+                    is_raw(r) ? "resumed" : "thawed", (double)r->thaw_us / 1000);
         if (r->error && r->outcome == SP__FREEZE_RESULT__OUTCOME__OUTCOME_FAILED)
             fprintf(out, ": %s", strerror(r->error));
         fprintf(out, "\n");
@@ -96,9 +109,9 @@ static void advise_result(const Sp__FreezeResult *r, FILE *out)
         break;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BUSY:
         advise(out,
-               "%s is frozen by another program, which may thaw it at any time: run only one that "
+               "%s is %s by another program, which may %s it at any time: run only one that "
                "freezes this guest",
-               r->mount_point);
+               name_of(r), is_raw(r) ? "suspended" : "frozen", is_raw(r) ? "resume" : "thaw");
         break;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_NETWORK:
         advise(out, "%s is on another host: it is in no snapshot of this guest", r->mount_point);
@@ -106,15 +119,53 @@ static void advise_result(const Sp__FreezeResult *r, FILE *out)
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BLOCKED:
         advise(out,
                "%s could not be written out in time: its disk is too slow or too busy for a freeze",
-               r->mount_point);
+               name_of(r));
         break;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FAILED:
         if (r->error != ECANCELED)
-            advise(out, "%s could not be frozen", r->mount_point);
+            advise(out, "%s could not be %s", name_of(r), is_raw(r) ? "suspended" : "frozen");
         break;
     default:
         break;
     }
+}
+
+/* Devices in use without a file system, which hold databases more often than not. */
+static void advise_raw(const struct raw_device *raw, FILE *out)
+{
+    if (raw->verdict == RAW_MAY && !raw->listed)
+        advise(
+            out,
+            "%s is in use without a file system, and goes on writing while the snapshot is taken: "
+            "freeze.suspend=%s would suspend it with the freeze",
+            raw->path, raw->path);
+    else if (raw->verdict == RAW_CONTENT && raw->listed)
+        advise(
+            out,
+            "%s is not suspended: it is, or may be, part of a file system that is not mounted by "
+            "itself",
+            raw->path);
+    else if (raw->verdict == RAW_ROOT && raw->listed)
+        advise(out, "%s is not suspended: it cannot be told whether / lies on it", raw->path);
+}
+
+static void advise_raws(const struct agent_config *config, const Sp__Inventory *inventory,
+                        FILE *out)
+{
+    struct raw_device *raws = NULL;
+    size_t count = 0, listed = 0;
+    if (raw_find(&inventory_roots_system, inventory, config->suspend, &raws, &count) == 0) {
+        for (size_t i = 0; i < count; i++) {
+            advise_raw(&raws[i], out);
+            listed += raws[i].listed;
+        }
+        if (config->suspend[0] && !listed)
+            advise(out,
+                   "freeze.suspend is '%s', and nothing of it is a device-mapper device that is in "
+                   "use without a file system",
+                   config->suspend);
+    }
+    raw_free(raws, count);
 }
 
 static void advise_all(const struct agent_config *config, const Sp__FreezeAnswer *frozen,
@@ -127,6 +178,8 @@ static void advise_all(const struct agent_config *config, const Sp__FreezeAnswer
     }
     if (left_out)
         advise(out, "%zu file systems were left out (freeze.only, freeze.exclude)", left_out);
+    if (frozen && frozen->inventory)
+        advise_raws(config, frozen->inventory, out);
     if (thaw->window_us / 1000 > config->default_lease_ms / 2)
         advise(out,
                "this takes more than half of freeze.default_lease (%llu s): the snapshot may not "

@@ -26,6 +26,8 @@ struct inventory_dm_target {
     uint32_t sector_bytes;
 };
 
+struct suspend_state; /* linux/suspend.h */
+
 /* Where to look; tests put trees of their own there. */
 struct inventory_roots {
     const char *sys, *proc, *dev, *run;
@@ -35,6 +37,8 @@ struct inventory_roots {
      * errno; -ENOSYS: no device-mapper here. NULL: none. */
     int (*dm_table)(void *self, const char *devno, struct inventory_dm_target *targets,
                     unsigned most);
+    /* What the dm device does at this moment; 0 or a negative errno. NULL: none. */
+    int (*dm_look)(void *self, const char *devno, struct suspend_state *ret);
     void *self;
 };
 extern const struct inventory_roots inventory_roots_system;

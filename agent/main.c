@@ -73,6 +73,9 @@ static const char help_run[] =
     "  freeze.most_per_hour=120    freezes\n"
     "  freeze.exclude=/a,/b        mount points that are never frozen\n"
     "  freeze.only=/a,/b           nothing but these\n"
+    "  freeze.suspend=PATH,…|all   devices in use without a file system, to be suspended, too; see "
+    "the\n"
+    "                              man page\n"
     "  hooks.folder=DIR            programs before the freeze and after the thaw; see the man "
     "page\n";
 
@@ -90,8 +93,10 @@ static const char help_inspect[] =
 static const char help_thaw[] =
     "Usage: sealpoint-agent thaw-left-over [--config FILE]\n"
     "\n"
-    "Thaws the file systems that the agent froze and could not thaw since it and its freezer were\n"
-    "killed. Touches nothing that somebody else froze. Run by the service when it ends.\n";
+    "Thaws the file systems that the agent froze, and resumes the devices that it suspended, and "
+    "could\n"
+    "not thaw since it and its freezer were killed. Touches nothing that somebody else froze. Run "
+    "by the service when it ends.\n";
 
 static const char help_freeze[] =
     "Usage: sealpoint-agent freeze --test [--lease MS] [MOUNT-POINT…]\n"

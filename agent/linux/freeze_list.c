@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/freeze_list.h"
+#include "agent/linux/suspend.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include <errno.h>
@@ -198,24 +199,31 @@ int freeze_open_superblock(const char *devno)
     return found;
 }
 
+bool freeze_error_settles(int error)
+{
+    /* EINVAL: it is not frozen (the FIFREEZE had failed, or somebody thawed). ENODEV: no mount of
+     * it is left here. ENXIO: no such device-mapper device. */
+    return error == 0 || error == EINVAL || error == EOPNOTSUPP || error == ENODEV ||
+           error == ENXIO;
+}
+
 static int thaw_entry(struct freeze_entry *entry, FILE *out)
 {
-    SP_FD int fd = freeze_open_superblock(entry->devno);
+    bool device = entry->kind == FREEZE_KIND_DEVICE;
+    SP_FD int fd = device ? suspend_open() : freeze_open_superblock(entry->devno);
     int error = 0;
     if (fd < 0)
         error = -fd;
-    else if (ioctl(fd, FITHAW, 0) < 0)
+    else if ((device ? suspend_release(fd, entry->devno) : ioctl(fd, FITHAW, 0)) < 0)
         error = errno;
-    /* EINVAL: it is not frozen (the FIFREEZE had failed, or somebody thawed). ENODEV: no mount of
-     * it is left here. */
-    bool settled = error == 0 || error == EINVAL || error == EOPNOTSUPP || error == ENODEV;
+    bool settled = freeze_error_settles(error);
     if (settled)
         atomic_store(&entry->state, FREEZE_ENTRY_THAWED);
     entry->thaw_error = error;
     if (out)
         fprintf(out, "%s %s%s%s\n",
-                error == 0 ? "thawed"
-                : settled  ? "not frozen:"
+                error == 0 ? device ? "resumed" : "thawed"
+                : settled  ? device ? "not suspended:" : "not frozen:"
                            : "FAILED:",
                 entry->mount_point, error ? ": " : "", error ? strerror(error) : "");
     return settled ? 0 : -error;

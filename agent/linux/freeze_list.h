@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * The frozen list: what is frozen, or about to be, in a MAP_SHARED file on a tmpfs. The freezer
- * writes it, the agent reads it; whoever is left alive thaws by it.
+ * writes it, the agent reads it; whoever is left alive thaws by it. Its entries are file systems
+ * and, where the agent's configuration wants that, device-mapper devices that are in use without
+ * one: for these read "suspend" for FIFREEZE and "resume" for FITHAW (suspend.h).
  *
  *   an entry:   IDLE ─▶ QUEUED ─▶ FREEZING ─▶ FROZEN ─▶ THAWING ─▶ THAWED
  *                 ▲───────┘ (the hold  │  └───▶ REFUSED (FIFREEZE failed)
@@ -61,14 +63,18 @@ enum freeze_end {
 /* "command", "deadline", "agent lost", "freezer lost"; "" for none. */
 const char *freeze_end_name(enum freeze_end end);
 
+enum freeze_kind { FREEZE_KIND_FILE_SYSTEM = 0, FREEZE_KIND_DEVICE };
+
 /* Times are CLOCK_MONOTONIC nanoseconds, 0: has not happened. Errors are positive errnos. */
 struct freeze_entry {
     _Atomic uint32_t state;
     int32_t freeze_error, thaw_error;
     uint32_t level; /* higher is frozen first and thawed last */
     uint64_t freeze_from_ns, freeze_to_ns, thaw_from_ns, thaw_to_ns;
-    char devno[24]; /* as in mountinfo */
-    char mount_point[520];
+    char devno[24];        /* as in mountinfo */
+    char mount_point[512]; /* of a device its path, for messages */
+    uint32_t kind;         /* enum freeze_kind */
+    uint32_t spare;
 };
 
 struct freeze_list {
@@ -95,10 +101,14 @@ bool freeze_entry_unsettled(const struct freeze_entry *entry);
 int freeze_open_superblock(const char *devno);
 uint64_t freeze_now_ns(void);
 
+/* True if the outcome of a thaw, an errno or 0, says that it is not frozen now, by us or at all:
+ * thawed, was not frozen, cannot freeze, is gone. */
+bool freeze_error_settles(int error);
+
 /* Thaws what a dead freezer left in <folder>/frozen: waits up to wait_s seconds for its exit, opens
- * the file systems by the device number in mountinfo, and writes a line for each to `out` (may be
- * NULL). 0: nothing is left frozen (also when there is no list), -EBUSY: a freezer still lives,
- * another negative errno: something could not be thawed. */
+ * the file systems by the device number in mountinfo, resumes the devices, and writes a line for
+ * each to `out` (may be NULL). 0: nothing is left frozen (also when there is no list), -EBUSY: a
+ * freezer still lives, another negative errno: something could not be thawed. */
 int freeze_list_thaw_left_over(const char *folder, unsigned wait_s, FILE *out, struct sp_why *why);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/freezer.h"
 #include "agent/linux/freezer_process.h"
+#include "agent/linux/suspend.h"
 #include "base/cleanup.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -123,11 +124,13 @@ static void thaw_by_list(struct freezer *f)
             if (entry->level != level || !freeze_entry_unsettled(entry))
                 continue;
             entry->thaw_from_ns = freeze_now_ns();
-            int error = ioctl(f->mounts[i], FITHAW, 0) < 0 ? errno : 0;
+            int r = entry->kind == FREEZE_KIND_DEVICE ? suspend_release(f->mounts[i], entry->devno)
+                                                      : ioctl(f->mounts[i], FITHAW, 0);
+            int error = r < 0 ? errno : 0;
             entry->thaw_to_ns = freeze_now_ns();
             entry->thaw_error = error;
-            /* EINVAL: not frozen after all. Anything else stays on the list for ExecStopPost. */
-            if (error == 0 || error == EINVAL || error == EOPNOTSUPP)
+            /* What is not settled stays on the list for ExecStopPost. */
+            if (freeze_error_settles(error))
                 atomic_store(&entry->state, FREEZE_ENTRY_THAWED);
         }
 }
@@ -436,7 +439,7 @@ static int hand_over(struct freezer *f, const char *operation_id,
     memcpy(f->list->operation_id, f->operation_id, sizeof(f->operation_id));
     for (uint32_t i = 0; i < count; i++) {
         struct freeze_entry *e = &f->list->entries[i];
-        *e = (struct freeze_entry){.level = targets[i].level};
+        *e = (struct freeze_entry){.level = targets[i].level, .kind = targets[i].kind};
         snprintf(e->devno, sizeof(e->devno), "%s", targets[i].devno);
         snprintf(e->mount_point, sizeof(e->mount_point), "%s", targets[i].mount_point);
         int fd = fcntl(targets[i].fd, F_DUPFD_CLOEXEC, 0);

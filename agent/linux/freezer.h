@@ -25,11 +25,13 @@ struct freezer_options {
     void *self;
 };
 
-/* One file system to freeze. */
+/* One file system to freeze, or device to suspend. */
 struct freezer_target {
-    const char *mount_point, *devno;
+    const char *mount_point, *devno; /* of a device its path */
     uint32_t level;
-    int fd; /* of its mount; stays the caller's, a duplicate is kept until the end */
+    enum freeze_kind kind;
+    int fd; /* of its mount, or what suspend_open() gave; stays the caller's, a duplicate is kept
+             * until the end */
 };
 
 /* What became of it; a copy out of the frozen list. */

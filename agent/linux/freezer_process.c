@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/freezer_process.h"
 #include "agent/linux/freeze_list.h"
+#include "agent/linux/suspend.h"
 #include "base/cleanup.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -34,10 +35,14 @@ static int system_thaw(int fd)
     return ioctl(fd, FITHAW, 0);
 }
 
-const struct freezer_calls freezer_calls_system = {.freeze = system_freeze, .thaw = system_thaw};
+const struct freezer_calls freezer_calls_system = {.freeze = system_freeze,
+                                                   .thaw = system_thaw,
+                                                   .suspend = suspend_hold,
+                                                   .resume = suspend_release};
 
 struct freezer_server;
 
+/* One entry of the list: a file system, or a device that is suspended. */
 struct file_system {
     pthread_t thread;
     sem_t go_freeze, go_thaw;
@@ -70,12 +75,26 @@ static void step_done(struct freezer_server *server)
     (void)written; /* full only if 2^64 steps wait: a reader is awake anyway */
 }
 
+static int call_freeze(struct file_system *fs)
+{
+    const struct freezer_calls *calls = fs->server->calls;
+    return fs->entry->kind == FREEZE_KIND_DEVICE ? calls->suspend(fs->fd, fs->entry->devno)
+                                                 : calls->freeze(fs->fd);
+}
+
+static int call_thaw(struct file_system *fs)
+{
+    const struct freezer_calls *calls = fs->server->calls;
+    return fs->entry->kind == FREEZE_KIND_DEVICE ? calls->resume(fs->fd, fs->entry->devno)
+                                                 : calls->thaw(fs->fd);
+}
+
 static void thaw_now(struct file_system *fs)
 {
     struct freeze_entry *entry = fs->entry;
     atomic_store(&entry->state, FREEZE_ENTRY_THAWING);
     entry->thaw_from_ns = freeze_now_ns();
-    int r = fs->server->calls->thaw(fs->fd);
+    int r = call_thaw(fs);
     entry->thaw_error = r < 0 ? errno : 0;
     entry->thaw_to_ns = freeze_now_ns();
     atomic_store(&entry->state, FREEZE_ENTRY_THAWED);
@@ -93,7 +112,7 @@ static void *file_system_thread(void *arg)
     if (!atomic_compare_exchange_strong(&entry->state, &expected, FREEZE_ENTRY_FREEZING)) {
         entry->freeze_from_ns = 0;
     } else {
-        int r = fs->server->calls->freeze(fs->fd);
+        int r = call_freeze(fs);
         int error = errno;
         entry->freeze_to_ns = freeze_now_ns();
         expected = FREEZE_ENTRY_FREEZING;
@@ -259,7 +278,9 @@ static void thaw_all(struct freezer_server *server)
         atomic_compare_exchange_strong(state, &queued, FREEZE_ENTRY_IDLE);
         if (queued == FREEZE_ENTRY_IDLE)
             sem_post(&server->systems[i].go_freeze); /* lets the thread end */
-        atomic_compare_exchange_strong(state, &freezing, FREEZE_ENTRY_ABANDONED);
+        if (atomic_compare_exchange_strong(state, &freezing, FREEZE_ENTRY_ABANDONED) &&
+            server->systems[i].entry->kind == FREEZE_KIND_DEVICE)
+            pthread_kill(server->systems[i].thread, SIGUSR1);
     }
     uint32_t highest = highest_level(server);
     for (uint32_t level = 0; level <= highest; level++) {
@@ -368,10 +389,17 @@ static int serve(struct freezer_server *server)
     return r;
 }
 
+static void on_interrupt(int number)
+{
+    (void)number;
+}
+
 int freezer_serve(int socket, struct freeze_list *list, const struct freezer_calls *calls,
                   int lock_error)
 {
-    static struct freezer_server server; /* in locked memory from the start */
+    static struct freezer_server server;                       /* in locked memory from the start */
+    struct sigaction interrupt = {.sa_handler = on_interrupt}; /* no SA_RESTART: calls end */
+    sigaction(SIGUSR1, &interrupt, NULL);
     memset(&server, 0, sizeof(server));
     server.socket = socket;
     server.list = list;

@@ -2,7 +2,7 @@
  *
  * The freezer: a second process, armed before the first FIFREEZE.
  *
- *   agent ──ADD(index)+fd…──▶ │ a thread is made for each file system
+ *   agent ──ADD(index)+fd…──▶ │ a thread is made for each entry of the list
  *         ──FREEZE(lease)───▶ │ level by level, highest first: FIFREEZE in the threads
  *         ◀────────FROZEN──── │ hold, until THAW, the deadline, or the agent's end (EOF)
  *         ──THAW────────────▶ │ level by level, lowest first: FITHAW in the same threads
@@ -12,7 +12,8 @@
  * nothing and executes nothing; its memory is locked; it waits for one absolute CLOCK_MONOTONIC
  * time. A FIFREEZE that returns after the hold has ended is thawed by its own thread at once; the
  * process does not exit before every such thread is through, since an exit would leave that file
- * system frozen.
+ * system frozen. A suspension that blocks is interrupted when the hold ends; should it return with
+ * success all the same, it is resumed like that.
  *
  * Results are written to the frozen list (freeze_list.h), never into messages. */
 #ifndef SEALPOINT_AGENT_FREEZER_PROCESS_H
@@ -22,7 +23,8 @@
 
 /* Over a SOCK_SEQPACKET socket pair; one host, one binary. */
 enum freezer_kind {
-    FREEZER_ADD = 1,    /* value: index in the list; brings the mount's fd */
+    FREEZER_ADD =
+        1, /* value: index in the list; brings the mount's fd, of a device /dev/mapper/control's */
     FREEZER_FREEZE,     /* value: lease in ms */
     FREEZER_THAW,       /* value: enum freeze_end that it counts as, 0: COMMAND */
     FREEZER_READY = 16, /* value: 0, or why memory could not be locked (errno) */
@@ -33,10 +35,12 @@ struct freezer_message {
     uint32_t kind, value;
 };
 
-/* The two calls, replaceable in tests. Each returns 0 or -1 with errno, as ioctl(2). */
+/* The calls, replaceable in tests. Each returns 0 or -1 with errno, as ioctl(2). */
 struct freezer_calls {
     int (*freeze)(int fd);
     int (*thaw)(int fd);
+    int (*suspend)(int control, const char *devno);
+    int (*resume)(int control, const char *devno);
 };
 extern const struct freezer_calls freezer_calls_system;
 

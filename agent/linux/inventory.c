@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/inventory.h"
 #include "agent/linux/scan.h"
+#include "agent/linux/suspend.h"
 #include "base/bytes.h"
 #include "base/clock.h"
 #include <errno.h>
@@ -15,6 +16,7 @@ const struct inventory_roots inventory_roots_system = {
     .run = "/run",
     .crypttab = "/etc/crypttab",
     .dm_table = scan_dm_table_system,
+    .dm_look = suspend_look_system,
 };
 
 uint64_t inventory_boottime_ms(void)

@@ -215,7 +215,9 @@ int scan_loops(struct scan *scan)
         struct scan_device *device = &scan->devices[i];
         if (!device->backing_file || device->backing_file[0] != '/')
             continue;
-        const char *holder = holder_of(scan, device->backing_file);
+        const char *holder = scan_resolve(scan, device->backing_file); /* a device as file */
+        if (!*holder)
+            holder = holder_of(scan, device->backing_file);
         if (*holder && strcmp(holder, device->message->name) != 0)
             r = message_append_text(&device->message->parents, &device->message->n_parents, holder);
     }

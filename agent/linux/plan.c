@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/plan.h"
+#include "agent/linux/raw.h"
+#include "agent/linux/suspend.h"
 #include "agent/linux/sync.h"
 #include "agent/message.h"
 #include "base/cleanup.h"
@@ -46,8 +48,63 @@ static void preset(const struct agent_config *config, const Sp__FreezeCommand *c
     }
 }
 
+/* A loop device's file system before the one that holds its file. With the same number of loop
+ * devices below them file systems come first: one may lie on a raw device in a way that is not seen
+ * (served to this guest by itself), never the other way round. */
+static uint32_t level_of(const Sp__Inventory *inventory, const char *device, bool raw)
+{
+    return 2 * inventory_loop_depth(inventory, device) + (raw ? 0 : 1);
+}
+
+static int add_raw(struct plan *plan, const struct inventory_roots *roots,
+                   const Sp__Inventory *inventory, const struct raw_device *raw)
+{
+    struct held *grown = reallocarray(plan->at, plan->count + 1, sizeof(*plan->at));
+    if (!grown)
+        return -ENOMEM;
+    plan->at = grown;
+    struct held *held = &grown[plan->count++];
+    *held = (struct held){.mount_point = strdup(raw->path),
+                          .type = strdup(""),
+                          .device = strdup(raw->device->name),
+                          .devno = strdup(raw->device->devno),
+                          .node = sp_format("%s/%s", roots->dev, raw->device->name),
+                          .level = level_of(inventory, raw->device->name, true),
+                          .fd = -1,
+                          .target = -1,
+                          .outcome = OUTCOME(BUSY)};
+    if (raw->verdict == RAW_MAY) {
+        int control = suspend_open();
+        held->fd = control < 0 ? -1 : control;
+        held->outcome = OUTCOME(FAILED); /* unless it is suspended */
+        held->error = control < 0 ? -control : 0;
+    }
+    return held->mount_point && held->type && held->device && held->devno && held->node ? 0
+                                                                                        : -ENOMEM;
+}
+
+/* Raw devices that are not meant, or must not be touched, are in no result: whoever did not ask for
+ * their suspension has them in a snapshot as ever. */
+static int add_raws(struct plan *plan, const struct agent_config *config,
+                    const struct inventory_roots *roots, const Sp__FreezeCommand *command,
+                    const Sp__Inventory *inventory)
+{
+    if (!config->suspend || !config->suspend[0])
+        return 0;
+    struct raw_device *raws = NULL;
+    size_t count = 0;
+    int r = raw_find(roots, inventory, config->suspend, &raws, &count);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        if (raws[i].listed && (raws[i].verdict == RAW_MAY || raws[i].verdict == RAW_BUSY) &&
+            !is_excluded(config, command, raws[i].path))
+            r = add_raw(plan, roots, inventory, &raws[i]);
+    raw_free(raws, count);
+    return r;
+}
+
 int plan_make(struct plan *plan, const struct agent_config *config,
-              const Sp__FreezeCommand *command, const Sp__Inventory *inventory)
+              const struct inventory_roots *roots, const Sp__FreezeCommand *command,
+              const Sp__Inventory *inventory)
 {
     plan_drop(plan);
     plan->at = calloc(inventory->n_file_systems ? inventory->n_file_systems : 1, sizeof(*plan->at));
@@ -60,12 +117,12 @@ int plan_make(struct plan *plan, const struct agent_config *config,
         held->type = strdup(fs->type);
         held->device = strdup(fs->device);
         held->devno = strdup(fs->devno);
-        held->level = inventory_loop_depth(inventory, fs->device);
+        held->level = level_of(inventory, fs->device, false);
         preset(config, command, fs, held);
         if (!held->mount_point || !held->type || !held->device || !held->devno)
             return -ENOMEM;
     }
-    return 0;
+    return add_raws(plan, config, roots, command, inventory);
 }
 
 void plan_close(struct plan *plan)
@@ -85,6 +142,7 @@ void plan_drop(struct plan *plan)
         free(plan->at[i].type);
         free(plan->at[i].device);
         free(plan->at[i].devno);
+        free(plan->at[i].node);
     }
     free(plan->at);
     *plan = (struct plan){0};
@@ -92,26 +150,40 @@ void plan_drop(struct plan *plan)
 
 /* ---- sync ---- */
 
+/* What is synced: the mount, or the device itself, open for no longer than that: closing it would
+ * have to wait once it is suspended. */
+static int sync_fd(const struct held *held)
+{
+    return held->node ? open(held->node, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+                      : fcntl(held->fd, F_DUPFD_CLOEXEC, 0);
+}
+
 static int sync_once(struct plan *plan, unsigned budget_ms)
 {
     int fds[FREEZE_LIST_MOST] = {0}, results[FREEZE_LIST_MOST] = {0};
     struct held *of[FREEZE_LIST_MOST];
     size_t count = 0;
     for (size_t i = 0; i < plan->count; i++)
+        count += plan->at[i].fd >= 0;
+    if (count > FREEZE_LIST_MOST)
+        return -E2BIG;
+    count = 0;
+    for (size_t i = 0; i < plan->count; i++)
         if (plan->at[i].fd >= 0) {
-            if (count == FREEZE_LIST_MOST)
-                return -E2BIG;
             of[count] = &plan->at[i];
-            fds[count++] = plan->at[i].fd;
+            fds[count++] = sync_fd(&plan->at[i]);
         }
     int r = sync_bounded(fds, count, budget_ms, results);
-    for (size_t i = 0; r == 0 && i < count; i++)
-        if (results[i] == -ETIMEDOUT) {
+    for (size_t i = 0; i < count; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        if (r == 0 && results[i] == -ETIMEDOUT) {
             of[i]->outcome = OUTCOME(BLOCKED);
             of[i]->error = ETIMEDOUT;
             close(of[i]->fd);
             of[i]->fd = -1;
         }
+    }
     return r;
 }
 
@@ -160,6 +232,8 @@ uint32_t plan_targets(struct plan *plan, const char *sys, struct freezer_target 
         targets[count++] = (struct freezer_target){.mount_point = held->mount_point,
                                                    .devno = held->devno,
                                                    .level = held->level,
+                                                   .kind = held->node ? FREEZE_KIND_DEVICE
+                                                                      : FREEZE_KIND_FILE_SYSTEM,
                                                    .fd = held->fd};
     }
     return count;
@@ -188,6 +262,8 @@ static Sp__FreezeResult__Outcome outcome_of_error(int error)
         return OUTCOME(UNSUPPORTED);
     case EBUSY:
         return OUTCOME(BUSY);
+    case EINTR: /* a suspension that the freezer gave up */
+        return OUTCOME(BLOCKED);
     default:
         return OUTCOME(FAILED);
     }
@@ -264,7 +340,7 @@ static int add_result(const struct held *held, const struct freezer_report *repo
         m->thaw_us = report->outcomes[held->target].thaw_us;
         m->thaw_error = report->outcomes[held->target].thaw_error;
     }
-    r = message_text(&m->mount_point, held->mount_point);
+    r = message_text(held->node ? &m->raw_device : &m->mount_point, held->mount_point);
     if (r == 0)
         r = message_text(&m->type, held->type);
     return r == 0 ? message_text(&m->device, held->device) : r;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * Which file systems a freeze takes, in which order, and what became of each.
+ * Which file systems a freeze takes, and which devices that are in use without one, in which order,
+ * and what became of each.
  *
  *   plan_make ─▶ plan_sync ─▶ plan_targets ─▶ (freezer) ─▶ plan_take ─▶ … hold … ─▶ plan_settle
  *
@@ -13,11 +14,13 @@
 #include "agent/linux/freezer.h"
 #include <sealpoint/v1/agent_link.pb-c.h>
 
-/* One file system. */
+/* One file system, or device. */
 struct held {
     char *mount_point, *type, *device, *devno;
-    uint32_t level; /* loop devices below it: more are frozen first */
-    int fd;         /* of the mount, -1: not to be frozen */
+    char *node;     /* of a raw device: its node; its mount_point is the path to name it by. NULL: a
+                     * file system */
+    uint32_t level; /* higher is frozen first */
+    int fd;         /* of the mount, or suspend_open(); -1: not to be frozen */
     int target;     /* its index in the freezer, -1: none */
     Sp__FreezeResult__Outcome outcome;
     int error;
@@ -30,10 +33,11 @@ struct plan {
     size_t count;
 };
 
-/* Every file system of the inventory; opens the mounts of those that are to be frozen. 0 or
- * -ENOMEM; plan_drop() in either case. */
+/* Every file system of the inventory, and the raw devices that freeze.suspend names; opens the
+ * mounts of those that are to be frozen. 0 or -ENOMEM; plan_drop() in either case. */
 int plan_make(struct plan *plan, const struct agent_config *config,
-              const Sp__FreezeCommand *command, const Sp__Inventory *inventory);
+              const struct inventory_roots *roots, const Sp__FreezeCommand *command,
+              const Sp__Inventory *inventory);
 /* Closes the mounts: an open descriptor keeps a file system from being unmounted. */
 void plan_close(struct plan *plan);
 void plan_drop(struct plan *plan);

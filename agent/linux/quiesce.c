@@ -263,7 +263,7 @@ static int prepare(struct quiesce *q, struct freezing *f, struct sp_why *why)
     read_crypttab(f);
     r = inventory_read(&f->roots, &f->before, why);
     if (r == 0)
-        r = plan_make(&q->plan, q->options.config, f->command, f->before);
+        r = plan_make(&q->plan, q->options.config, &f->roots, f->command, f->before);
     unsigned budget_ms = f->command->sync_budget_ms;
     if (r == 0)
         r = plan_sync(&q->plan, budget_ms ? budget_ms : DEFAULT_SYNC_MS, &f->answer->sync_us);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,7 +36,9 @@ static void *sync_thread(void *arg)
 {
     struct job *job = arg;
     struct batch *batch = job->batch;
-    int r = syncfs(job->fd) < 0 ? -errno : 0;
+    struct stat info; /* syncfs() of a device's node would sync what the node lies on */
+    bool device = fstat(job->fd, &info) == 0 && S_ISBLK(info.st_mode);
+    int r = (device ? fsync(job->fd) : syncfs(job->fd)) < 0 ? -errno : 0;
     close(job->fd);
     pthread_mutex_lock(&batch->lock);
     job->result = r;

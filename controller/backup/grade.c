@@ -51,8 +51,7 @@ static bool consistent(const Sp__FreezeResult *r, struct notes *n)
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN:
         if (r->thaw_error == 0)
             return true;
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
-              "could not be thawed on command");
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name, "could not be thawed on command");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_READ_ONLY:
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_NETWORK:
@@ -72,8 +71,7 @@ static bool consistent(const Sp__FreezeResult *r, struct notes *n)
               "was already frozen by somebody else, who may thaw it at any time");
         return false;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BLOCKED:
-        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name,
-              "did not freeze before the deadline");
+        lower(n, SP__REASON__REASON_QUIESCE_FAILED, name, "did not freeze before the deadline");
         return false;
     default:
         lower(n, SP__REASON__REASON_QUIESCE_FAILED, name, "could not be frozen");

@@ -37,7 +37,8 @@ static int thaw(int fd)
 
 int main(int argc, char **argv)
 {
-    static const struct freezer_calls refuses = {refuse, refuse}, hangs = {hang, thaw};
+    static const struct freezer_calls refuses = {.freeze = refuse, .thaw = refuse},
+                                      hangs = {.freeze = hang, .thaw = thaw};
     (void)argv;
     struct freeze_list *list;
     if (freeze_list_map(FREEZER_LIST_FD, &list) < 0)

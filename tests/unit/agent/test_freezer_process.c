@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The freezer's side of the protocol, with FIFREEZE and FITHAW replaced: order, deadlines, calls
- * that hang. */
+ * The freezer's side of the protocol, with FIFREEZE, FITHAW and suspensions replaced: order,
+ * deadlines, calls that hang. */
 #include "agent/linux/freeze_list.h"
 #include "agent/linux/freezer_process.h"
 #include "base/cleanup.h"
@@ -65,7 +65,36 @@ static int fake_thaw(int fd)
     return 0;
 }
 
-static const struct freezer_calls fake_calls = {fake_freeze, fake_thaw};
+/* Devices: the control descriptor says which one, too. One that hangs can be interrupted, as the
+ * kernel's, unless it is deaf. */
+static bool deaf;
+
+static int fake_suspend(int control, const char *devno)
+{
+    int i = index_of(control);
+    assert_int_equal(devno[0] - '0', i);
+    if (freeze_hangs[i])
+        sem_post(&entered);
+    while (freeze_hangs[i] && sem_wait(&hangs[i]) < 0)
+        if (!deaf)
+            return -1; /* EINTR */
+    if (refuses[i]) {
+        errno = refuses[i];
+        return -1;
+    }
+    note('s', i);
+    return 0;
+}
+
+static int fake_resume(int control, const char *devno)
+{
+    int i = index_of(control);
+    assert_int_equal(devno[0] - '0', i);
+    note('r', i);
+    return 0;
+}
+
+static const struct freezer_calls fake_calls = {fake_freeze, fake_thaw, fake_suspend, fake_resume};
 
 /* ---- a freezer on a thread ---- */
 
@@ -115,6 +144,7 @@ static int begin(void **state)
     memset(&rig, 0, sizeof(rig));
     memset(history, 0, sizeof(history));
     sem_init(&entered, 0, 0);
+    deaf = false;
     for (int i = 0; i < SYSTEMS; i++) {
         refuses[i] = 0;
         freeze_hangs[i] = thaw_hangs[i] = false;
@@ -151,15 +181,23 @@ static int end(void **state)
 }
 
 /* Adds `count` file systems with these levels. */
-static void add(struct rig *rig, const uint32_t *levels, uint32_t count)
+static void add_kinds(struct rig *rig, const uint32_t *levels, const uint32_t *kinds,
+                      uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         memset(&rig->list->entries[i], 0, sizeof(rig->list->entries[i]));
         rig->list->entries[i].level = levels[i];
+        rig->list->entries[i].kind = kinds[i];
+        rig->list->entries[i].devno[0] = (char)('0' + i);
     }
     atomic_store(&rig->list->count, count);
     for (uint32_t i = 0; i < count; i++)
         tell(rig, FREEZER_ADD, i, rig->fds[i]);
+}
+
+static void add(struct rig *rig, const uint32_t *levels, uint32_t count)
+{
+    add_kinds(rig, levels, (const uint32_t[SYSTEMS]){0}, count);
 }
 
 static uint32_t entry_state(struct rig *rig, int i)
@@ -330,6 +368,69 @@ static void an_index_out_of_order_ends_it(void **state)
     pthread_create(&rig->thread, NULL, serve, rig);
 }
 
+/* ---- devices ---- */
+
+enum { FS = FREEZE_KIND_FILE_SYSTEM, DEV = FREEZE_KIND_DEVICE };
+
+static void devices_are_suspended_and_resumed_in_their_turn(void **state)
+{
+    struct rig *rig = *state;
+    add_kinds(rig, (const uint32_t[]){0, 1, 2}, (const uint32_t[]){DEV, FS, DEV}, 3);
+    tell(rig, FREEZER_FREEZE, 60000, -1);
+    expect(rig, FREEZER_FROZEN, 0);
+    assert_string_equal(history, "s2 f1 s0 ");
+    tell(rig, FREEZER_THAW, 0, -1);
+    expect(rig, FREEZER_ENDED, FREEZE_END_COMMAND);
+    assert_string_equal(history, "s2 f1 s0 r0 t1 r2 ");
+    assert_int_equal(entry_state(rig, 0), FREEZE_ENTRY_THAWED);
+}
+
+static void a_device_that_somebody_else_suspended_is_not_resumed(void **state)
+{
+    struct rig *rig = *state;
+    refuses[0] = EBUSY;
+    add_kinds(rig, (const uint32_t[]){0, 1}, (const uint32_t[]){DEV, FS}, 2);
+    tell(rig, FREEZER_FREEZE, 60000, -1);
+    expect(rig, FREEZER_FROZEN, 0);
+    assert_int_equal(entry_state(rig, 0), FREEZE_ENTRY_REFUSED);
+    assert_int_equal(rig->list->entries[0].freeze_error, EBUSY);
+    shutdown(rig->ends[0], SHUT_RDWR);
+    pthread_join(rig->thread, NULL);
+    assert_string_equal(history, "f1 t1 ");
+    pthread_create(&rig->thread, NULL, serve, rig);
+}
+
+static void a_suspension_that_blocks_is_interrupted_at_the_deadline(void **state)
+{
+    struct rig *rig = *state;
+    freeze_hangs[0] = true;
+    add_kinds(rig, (const uint32_t[]){0, 1}, (const uint32_t[]){DEV, FS}, 2);
+    tell(rig, FREEZER_FREEZE, 100, -1);
+    expect(rig, FREEZER_ENDED, FREEZE_END_DEADLINE);
+    freeze_hangs[0] = false; /* nobody posts its semaphore: only a signal ends the wait */
+    add(rig, (const uint32_t[]){0, 1}, 2);
+    tell(rig, FREEZER_FREEZE, 60000, -1);
+    expect(rig, FREEZER_FROZEN, 0);
+    assert_string_equal(history, "f1 t1 f1 f0 ");
+}
+
+static void a_suspension_that_succeeds_late_is_resumed_at_once(void **state)
+{
+    struct rig *rig = *state;
+    freeze_hangs[0] = deaf = true;
+    add_kinds(rig, (const uint32_t[]){0}, (const uint32_t[]){DEV}, 1);
+    tell(rig, FREEZER_FREEZE, 60000, -1);
+    sem_wait(&entered);
+    shutdown(rig->ends[0], SHUT_RDWR);
+    while (entry_state(rig, 0) != FREEZE_ENTRY_ABANDONED)
+        ;
+    sem_post(&hangs[0]);
+    pthread_join(rig->thread, NULL);
+    assert_string_equal(history, "s0 r0 ");
+    assert_int_equal(entry_state(rig, 0), FREEZE_ENTRY_THAWED);
+    pthread_create(&rig->thread, NULL, serve, rig);
+}
+
 #define T(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int main(void)
@@ -346,6 +447,10 @@ int main(void)
         T(a_hanging_thaw_does_not_keep_the_others),
         T(what_was_added_and_never_frozen_is_dropped),
         T(an_index_out_of_order_ends_it),
+        T(devices_are_suspended_and_resumed_in_their_turn),
+        T(a_device_that_somebody_else_suspended_is_not_resumed),
+        T(a_suspension_that_blocks_is_interrupted_at_the_deadline),
+        T(a_suspension_that_succeeds_late_is_resumed_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

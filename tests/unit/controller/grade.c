@@ -164,6 +164,63 @@ static void file_systems_elsewhere_do_not_count(void **state)
     assert_int_equal(end_scene(&s), GRADE(FILESYSTEM));
 }
 
+static Sp__FreezeResult *a_raw_result(Sp__FreezeResult__Outcome outcome)
+{
+    Sp__FreezeResult *r = a_result("", outcome);
+    message_set(&r->raw_device, "/dev/mapper/db");
+    message_set(&r->device, "dm-3");
+    return r;
+}
+
+static bool raw_is_not_captured(void *self, const Sp__FileSystem *fs)
+{
+    (void)self;
+    return strcmp(fs->device, "dm-3") != 0;
+}
+
+static void a_raw_device_that_was_held_lowers_nothing(void **state)
+{
+    (void)state;
+    struct scene s = a_scene(OUTCOME(FROZEN));
+    ADD(s.freeze, results, a_raw_result(OUTCOME(FROZEN)));
+    ADD(s.thaw, results, a_raw_result(OUTCOME(FROZEN)));
+    assert_true(grade_holds_guest(s.freeze));
+    assert_int_equal(end_scene(&s), GRADE(FILESYSTEM));
+    assert_int_equal(s.count, 0);
+    /* By itself it makes no file system better. */
+    s = a_scene(OUTCOME(BUSY));
+    ADD(s.freeze, results, a_raw_result(OUTCOME(FROZEN)));
+    s.facts.held_by_source = true;
+    assert_int_equal(end_scene(&s), GRADE(CRASH));
+}
+
+static void a_raw_device_that_was_to_be_held_and_was_not_is_crash(void **state)
+{
+    (void)state;
+    static const int outcomes[] = {OUTCOME(BUSY), OUTCOME(BLOCKED), OUTCOME(FAILED),
+                                   OUTCOME(UNSPECIFIED), 99};
+    for (size_t i = 0; i < SP_COUNT(outcomes); i++) {
+        struct scene s = a_scene(OUTCOME(FROZEN));
+        ADD(s.freeze, results, a_raw_result((Sp__FreezeResult__Outcome)outcomes[i]));
+        s.facts.held_by_source = true;
+        assert_false(grade_holds_guest(s.freeze));
+        assert_int_equal(grade_of(&s.facts, s.lowered, SP_COUNT(s.lowered), &s.count),
+                         GRADE(CRASH));
+        assert_int_equal(s.count, 1);
+        assert_string_equal(s.lowered[0].mount_point, "/dev/mapper/db");
+        s.facts.captured = raw_is_not_captured; /* on a disk that is in no point */
+        assert_int_equal(end_scene(&s), GRADE(FILESYSTEM));
+    }
+    /* Somebody else resumed it: the resume failed with EINVAL. */
+    struct scene s = a_scene(OUTCOME(FROZEN));
+    ADD(s.freeze, results, a_raw_result(OUTCOME(FROZEN)));
+    Sp__FreezeResult *resumed = a_raw_result(OUTCOME(FROZEN));
+    resumed->thaw_error = 22;
+    ADD(s.thaw, results, resumed);
+    s.facts.held_by_source = true;
+    assert_int_equal(end_scene(&s), GRADE(CRASH));
+}
+
 static void no_agent_is_crash_or_nothing(void **state)
 {
     (void)state;
@@ -212,6 +269,8 @@ int main(void)
         cmocka_unit_test(a_snapshot_outside_the_freeze_gains_nothing_from_it),
         cmocka_unit_test(a_file_system_that_was_forgotten_is_not_frozen),
         cmocka_unit_test(file_systems_elsewhere_do_not_count),
+        cmocka_unit_test(a_raw_device_that_was_held_lowers_nothing),
+        cmocka_unit_test(a_raw_device_that_was_to_be_held_and_was_not_is_crash),
         cmocka_unit_test(no_agent_is_crash_or_nothing),
         cmocka_unit_test(hooks_make_it_application),
         cmocka_unit_test(grades_are_ordered_as_designed),
