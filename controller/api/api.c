@@ -56,6 +56,8 @@ static const struct row {
     {"Keys/CheckKeystore", api_check_keystore, true},
     {"Keys/ExportKeystore", api_export_keystore, true},
     {"Keys/Reconcile", api_reconcile, true},
+    {"Keys/ListProviders", api_list_providers, false},
+    {"Keys/TestProvider", api_test_provider, true},
     {"Admin/CreateToken", api_create_token, false},
     {"Admin/ListTokens", api_list_tokens, false},
     {"Admin/RevokeToken", api_revoke_token, false},

@@ -66,7 +66,8 @@ api_handler api_create_token, api_list_tokens, api_revoke_token, api_add_user, a
     api_revoke_user, api_revoke_machine, api_approve_machine, api_list_audit;
 api_handler api_enrol, api_renew;
 api_handler api_show_key, api_compromise_key, api_destroy_key, api_list_keks, api_add_kek,
-    api_remove_kek, api_check_keystore, api_export_keystore, api_reconcile;
+    api_remove_kek, api_check_keystore, api_export_keystore, api_reconcile, api_list_providers,
+    api_test_provider;
 
 /* The caller may do this to machines of that group ("" : all machines). */
 int api_allow(struct api *, const struct rpc_call *, const char *group, struct sp_why *);

@@ -104,6 +104,26 @@ int api_list_keks(struct api *api, struct rpc_call *call, const ProtobufCMessage
     return r < 0 ? r : api_relay(api, call, &ask, ret, why);
 }
 
+int api_list_providers(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
+                       ProtobufCMessage **ret, struct sp_why *why)
+{
+    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
+    ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_PROVIDERS;
+    ask.list_providers = (Sp__ListProvidersRequest *)request;
+    int r = api_allow(api, call, "", why);
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+}
+
+int api_test_provider(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
+                      ProtobufCMessage **ret, struct sp_why *why)
+{
+    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
+    ask.kind_case = SP__KEEPER_REQUEST__KIND_TEST_PROVIDER;
+    ask.test_provider = (Sp__TestProviderRequest *)request;
+    int r = api_allow(api, call, "", why);
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+}
+
 int api_check_keystore(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                        ProtobufCMessage **ret, struct sp_why *why)
 {

@@ -192,6 +192,11 @@ CLI_COMMAND(cmd_key_release);
 CLI_COMMAND(cmd_key_show);
 CLI_COMMAND(cmd_key_compromise);
 CLI_COMMAND(cmd_key_destroy);
+/* Where a record's secret is, in words. */
+const char *cli_holding(const Sp__EscrowRecord *);
+
+CLI_COMMAND(cmd_escrow_list);
+CLI_COMMAND(cmd_escrow_test);
 CLI_COMMAND(cmd_kek_list);
 CLI_COMMAND(cmd_kek_add);
 CLI_COMMAND(cmd_kek_remove);

@@ -364,6 +364,20 @@ int cmd_key_import(struct cli *cli, const struct cli_command *c, int argc, char 
 
 /* ---- list ---- */
 
+const char *cli_holding(const Sp__EscrowRecord *e)
+{
+    switch (e->holding) {
+    case SP__RECORD_HOLDING__RECORD_HOLDING_KEYSTORE:
+        return e->pins ? "pinned" : "keystore";
+    case SP__RECORD_HOLDING__RECORD_HOLDING_MIRRORED:
+        return e->pins ? "mirrored, pinned" : "mirrored";
+    case SP__RECORD_HOLDING__RECORD_HOLDING_AT_PROVIDER:
+        return "at the provider's mercy";
+    default:
+        return "-";
+    }
+}
+
 int cmd_key_list(struct cli *cli, const struct cli_command *c, int argc, char **argv)
 {
     bool all = false;
@@ -381,7 +395,7 @@ int cmd_key_list(struct cli *cli, const struct cli_command *c, int argc, char **
         return r == CLI_OK ? cli_print_json(&answer->base) : r;
     struct cli_table *t = cli_table_new(
         (const char *const[]){"RECORD", "MACHINE", "VOLUME", "PROTECTOR", ">GENERATION", "TYPE",
-                              "STATE", ">PINS", "CREATED", "BY", NULL});
+                              "STATE", "HELD", ">PINS", "CREATED", "BY", NULL});
     for (size_t i = 0; t && i < answer->n_records; i++) {
         const Sp__EscrowRecord *k = answer->records[i];
         char generation[16], pins[16], type[48], state[48], created[24];
@@ -389,10 +403,11 @@ int cmd_key_list(struct cli *cli, const struct cli_command *c, int argc, char **
         (void)snprintf(pins, sizeof(pins), "%u", k->pins);
         cli_enum_text(&sp__secret_type__descriptor, (int)k->secret_type, "SECRET_TYPE_", type);
         cli_enum_text(&sp__record_state__descriptor, (int)k->state, "RECORD_STATE_", state);
-        cli_table_row(t, (const char *const[]){
-                             k->record_id, k->machine_id, k->volume_id,
-                             *k->protector_id ? k->protector_id : "any", generation, type, state,
-                             pins, cli_time_text(k->created_unix_ms, created), k->created_by});
+        cli_table_row(t, (const char *const[]){k->record_id, k->machine_id, k->volume_id,
+                                               *k->protector_id ? k->protector_id : "any",
+                                               generation, type, state, cli_holding(k), pins,
+                                               cli_time_text(k->created_unix_ms, created),
+                                               k->created_by});
     }
     return cli_table_print(t, "no keys in escrow: 'sealpoint key import' puts them there");
 }

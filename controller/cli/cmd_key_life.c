@@ -16,7 +16,9 @@ static void print_record(const Sp__EscrowRecord *e)
     printf("record      %s\n", e->record_id);
     printf("volume      %s of machine %s, protector %s\n", e->volume_id, e->machine_id,
            *e->protector_id ? e->protector_id : "any");
-    printf("key         %s, generation %u, %s, in %s\n", type, e->generation, state, e->provider);
+    printf("key         %s, generation %u, %s, of %s%s%s\n", type, e->generation, state,
+           e->provider, *e->version ? ", version " : "", e->version);
+    printf("held        %s\n", cli_holding(e));
     printf("pins        %u kept points rest on it\n", e->pins);
     if (*e->note)
         printf("note        %s\n", e->note);

@@ -83,6 +83,14 @@ static const struct cli_command commands[] = {
      "destroys. Both are signed and audited. Keystore copies in vaults and exports keep what they\n"
      "hold until they go.\n",
      cmd_key_destroy},
+    {"escrow", "list", "", "The external systems that the keeper asks for keys", "",
+     cmd_escrow_list},
+    {"escrow", "test", "PROVIDER", "Whether a provider answers, and what is wrong if it does not",
+     "Connection, TLS, log-on, permission and canary, one after the other; the first that fails "
+     "is\n"
+     "explained. PROVIDER is the name of its section in keeper.conf, see sealpoint-keeper(8).\n"
+     "Exit code 0: all is well. 3: it is not.\n",
+     cmd_escrow_test},
     {"kek", "list", "", "What the keystore can be opened with", "", cmd_kek_list},
     {"kek", "add", "KIND", "Wrap all keys for one more KEK",
      "KIND is scrypt (a passphrase file), key-file, credential or pkcs11: first name it in\n"

@@ -5,12 +5,10 @@
  * All keys of a request are one transaction; nothing is acknowledged before it is durable. */
 #include "base/sealed_box.h"
 #include "controller/keeper/audit.h"
-#include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
 #include "controller/keeper/life.h"
 #include "controller/keeper/message.h"
 #include "controller/keeper/records.h"
-#include "controller/keeper/wrap.h"
 #include <string.h>
 
 enum { IMPORT_MOST = 1000, SECRET_MOST = 64 * 1024, NAME_MOST = 250, NOTE_MOST = 400 };
@@ -31,19 +29,6 @@ static void material_clear(struct material *m)
     memset(m, 0, sizeof(*m));
 }
 #define MATERIAL __attribute__((cleanup(material_clear)))
-
-/* Equal secrets of equal use compare equal; only this keeper can compute it. */
-static int compute_hmac(struct keeper *k, struct material *m)
-{
-    uint8_t type[4], size[4];
-    sp_put_le32(type, (uint32_t)m->type);
-    sp_put_le32(size, (uint32_t)m->plain_size);
-    struct sp_bytes parts[] = {{type, 4},
-                               {size, 4},
-                               {m->plain, m->plain_size},
-                               {sp_secret_data(m->secret), sp_secret_size(m->secret)}};
-    return sp_hmac_sha256(sp_secret_data(k->mac_key), 32, parts, SP_COUNT(parts), m->hmac);
-}
 
 static int check_material(const Sp__ImportKey *key, const Sp__KeyMaterial *in, struct sp_why *why)
 {
@@ -70,7 +55,9 @@ static int take_material(struct keeper *k, const Sp__ImportKey *key, const Sp__K
         return r;
     m->type = in->type;
     m->secret = sp_secret_copy(in->secret.data, in->secret.len);
-    return m->secret ? compute_hmac(k, m) : -ENOMEM;
+    return m->secret ? record_hmac(k, m->type, (struct sp_bytes){m->plain, m->plain_size},
+                                   m->secret, m->hmac)
+                     : -ENOMEM;
 }
 
 static int open_material(struct keeper *k, const Sp__ImportKey *key, struct material *m,
@@ -138,25 +125,20 @@ static int insert_record(struct keeper *k, const Sp__ImportKey *key, const struc
                          uint32_t generation, Sp__RecordState state, const char *by,
                          const char *record_id)
 {
-    SP_BUFFER struct sp_buffer aad = {0};
-    WRAPPED struct wrapped w = {0};
-    char number[16];
-
-    snprintf(number, sizeof(number), "%u", generation);
-    int r = aead_bind(&aad, "sealpoint record 1", KEYSTORE_PROVIDER, key->machine, key->volume_id,
-                      key->protector_id, number, record_id, NULL);
-    if (r == 0)
-        r = wrap_seal(k, sp_bytes_of(&aad), m->secret, &w);
-    if (r == 0)
-        r = store_run(k->store, "INSERT INTO records VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,'',?,?,?,?)",
-                      "sssssiiiissbbisbb", record_id, KEYSTORE_PROVIDER, key->machine,
-                      key->volume_id, key->protector_id, (int64_t)generation, (int64_t)m->type,
-                      (int64_t)state, (int64_t)keeper_now_ms(k), by, key->note, m->plain,
-                      m->plain_size, m->hmac, sizeof(m->hmac), (int64_t)(journal_epoch(k) + 1),
-                      w.dek_id, w.nonce, sizeof(w.nonce), w.ciphertext.data, w.ciphertext.size);
-    if (r == 0)
-        r = journal_note(k, "records", record_id);
-    return r < 0 ? r : life_begin(k, record_id, state, by, key->note);
+    const struct record_new n = {.provider = KEYSTORE_PROVIDER,
+                                 .machine_id = key->machine,
+                                 .volume_id = key->volume_id,
+                                 .protector_id = key->protector_id,
+                                 .version = "",
+                                 .note = key->note,
+                                 .by = by,
+                                 .generation = generation,
+                                 .type = m->type,
+                                 .state = state,
+                                 .plain = {m->plain, m->plain_size},
+                                 .secret = m->secret,
+                                 .hmac = m->hmac};
+    return record_insert(k, &n, record_id);
 }
 
 /* A pending key that is imported again without being said to be pending counts from now on. */

@@ -194,6 +194,9 @@ static const struct method methods[] = {
     METHOD(SHOW_KEY) = {"show key", WHEN_LOCKED | WHEN_DAMAGED, keeper_show_key},
     METHOD(LIST_KEKS) = {"list KEKs", WHEN_LOCKED | WHEN_DAMAGED, keeper_list_keks},
     METHOD(WITNESS) = {"witness", 0, keeper_witness},
+    METHOD(LIST_PROVIDERS) = {"list providers", WHEN_LOCKED | WHEN_DAMAGED, keeper_list_providers},
+    METHOD(TEST_PROVIDER) = {"test provider", WHEN_LOCKED | WHEN_DAMAGED | OWN_LOCK,
+                             keeper_test_provider},
     METHOD(RESTORE) = {"restore", WHEN_EMPTY | WITH_FD, keeper_restore},
 };
 

@@ -7,11 +7,13 @@
  *      store.c   the keystore's file             ├ ca.c enrol.c machines.c users.c tokens.c
  *      journal.c signed history of changes       ├ records.c pins.c prove.c look.c
  *      audit.c   who asked for what              ├ seal.c release.c copy.c vault_key.c restore.c
+ *      external.c providers/: other escrows      │
  *      kek.c wrap.c secrets in the store         ├ life.c reconcile.c: how records end
  *                                                └ execute.c order.c nonces.c: what a person signed
  *
- * Lock order: keeper.lock only. It is held by every handler but Look and Prove, which take it for
- * the parts that touch the keystore and run provers without it.
+ * Lock order: keeper.lock only. It is held by every handler but Look, Prove and those that ask
+ * providers, which take it for the parts that touch the keystore, and run provers and ask without
+ * it.
  *
  * Errors of handlers, which the controller turns into the API's statuses:
  *   -EINVAL arguments; -ENOENT no such thing; -EEXIST there already; -EPERM this person may not;
@@ -27,6 +29,7 @@
 #include "controller/keeper/kek.h"
 #include "controller/keeper/nonces.h"
 #include "controller/keeper/prover/run.h"
+#include "controller/keeper/providers/provider.h"
 #include "controller/keeper/reconcile.h"
 #include "controller/keeper/store.h"
 #include <openssl/evp.h>
@@ -44,10 +47,11 @@ struct keeper_options {
     const char *state;  /* directory, made with mode 0700 when missing */
     const char *prover; /* program */
     struct kek_sources keks;
-    const struct sp_clock *clock;   /* NULL: the system's */
-    keeper_run_fn *run;             /* NULL: proofs and looks are refused */
-    struct prover_nursery *nursery; /* NULL: each job starts a process of its own */
-    uint64_t destroy_wait_ms;       /* between the two requests that destroy a record; 0: 3 days */
+    const struct sp_clock *clock;      /* NULL: the system's */
+    keeper_run_fn *run;                /* NULL: proofs and looks are refused */
+    struct prover_nursery *nursery;    /* NULL: each job starts a process of its own */
+    const struct providers *providers; /* external escrow; NULL: none */
+    uint64_t destroy_wait_ms; /* between the two requests that destroy a record; 0: 3 days */
 };
 
 /* A bounded number of provers at once, and a bound on the memory that their key derivations take
@@ -106,7 +110,8 @@ keeper_handler keeper_status, keeper_init, keeper_issue_controller, keeper_enrol
     keeper_identities, keeper_nonce, keeper_execute, keeper_release, keeper_import,
     keeper_list_keys, keeper_keys, keeper_pin, keeper_unpin, keeper_look, keeper_prove, keeper_seal,
     keeper_keystore_copy, keeper_vault_key, keeper_audit, keeper_list_tokens, keeper_check,
-    keeper_audit_note, keeper_show_key, keeper_list_keks, keeper_witness, keeper_restore;
+    keeper_audit_note, keeper_show_key, keeper_list_keks, keeper_witness, keeper_restore,
+    keeper_list_providers, keeper_test_provider;
 
 /* core.c: the keeper's own secrets, made once at init, loaded at unlock. */
 int core_make(struct keeper *, struct sp_why *why);

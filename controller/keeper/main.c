@@ -146,8 +146,10 @@ static int parse(int argc, char **argv, struct command_line *out)
     return 0;
 }
 
-static int load_settings(const struct command_line *line, struct settings *s, struct sp_why *why)
+static int load_settings(const struct command_line *line, struct settings *s,
+                         struct providers *providers, struct sp_why *why)
 {
+    const struct sp_config_more more = {providers_set, providers};
     static const char *const defaults[] = {"keeper.socket=/run/sealpoint/keeper.sock",
                                            "keeper.state=/var/lib/sealpoint-keeper",
                                            "keeper.prover=/usr/libexec/sealpoint/sealpoint-prover",
@@ -156,11 +158,11 @@ static int load_settings(const struct command_line *line, struct settings *s, st
     for (size_t i = 0; i < SP_COUNT(defaults) && r == 0; i++)
         r = sp_config_set(options, s, defaults[i], why);
     if (r == 0)
-        r = sp_config_load(line->config ? line->config : "/etc/sealpoint/keeper.conf",
-                           !line->config, options, s, why);
+        r = sp_config_load_more(line->config ? line->config : "/etc/sealpoint/keeper.conf",
+                                !line->config, options, s, &more, why);
     for (size_t i = 0; i < line->assignment_count && r == 0; i++)
-        r = sp_config_set(options, s, line->assignments[i], why);
-    return r;
+        r = sp_config_set_more(options, s, &more, line->assignments[i], why);
+    return r < 0 ? r : providers_check(providers, why);
 }
 
 static int find_user(const char *name, uid_t *ret, struct sp_why *why)
@@ -264,7 +266,8 @@ static int restore(const struct keeper_options *o, const struct command_line *li
     return r;
 }
 
-static int run(const struct settings *s, const struct command_line *line, struct sp_why *why)
+static int run(const struct settings *s, const struct providers *providers,
+               const struct command_line *line, struct sp_why *why)
 {
     struct keeper_options o = {.state = s->state,
                                .prover = s->prover,
@@ -277,6 +280,7 @@ static int run(const struct settings *s, const struct command_line *line, struct
                                         .pkcs11_pin_file = s->pkcs11_pin_file,
                                         .insecure = s->insecure || line->insecure},
                                .destroy_wait_ms = s->destroy_wait_ms,
+                               .providers = providers,
                                .run = prover_run};
     struct keeper *k = NULL;
     if (line->kit)
@@ -296,6 +300,7 @@ int main(int argc, char **argv)
 {
     struct command_line line = {.format = SP_LOG_TEXT, .level = SP_LOG_INFO};
     struct settings s = {0};
+    struct providers *providers = NULL;
     struct sp_why why = {""};
 
     if (parse(argc, argv, &line) < 0)
@@ -309,11 +314,14 @@ int main(int argc, char **argv)
         sp_log_error("cannot protect the process's memory", r, NULL, NULL);
         return EXIT_ERROR;
     }
-    r = load_settings(&line, &s, &why);
+    r = providers_new(&providers);
     if (r == 0)
-        r = run(&s, &line, &why);
+        r = load_settings(&line, &s, providers, &why);
+    if (r == 0)
+        r = run(&s, providers, &line, &why);
     if (r < 0)
         sp_log_error("keeper failed", r, &why, NULL);
+    providers_free(providers);
     sp_config_free(options, &s);
     return r < 0 ? EXIT_ERROR : EXIT_SUCCESS;
 }

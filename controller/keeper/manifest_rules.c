@@ -208,7 +208,7 @@ static bool lowers_grade_only(Sp__Reason reason)
     }
 }
 
-static bool is_excepted(const Sp__Manifest *m, Sp__Reason reason, const char *volume_id)
+bool manifest_is_excepted(const Sp__Manifest *m, Sp__Reason reason, const char *volume_id)
 {
     const Sp__Policy *policy = m->policy;
     for (size_t i = 0; policy && i < policy->n_exceptions; i++) {
@@ -223,9 +223,9 @@ static bool is_excepted(const Sp__Manifest *m, Sp__Reason reason, const char *vo
 /* An unopened volume counts only as what an exception for it names. */
 static bool is_excepted_unopened(const Sp__Manifest *m, const char *volume_id)
 {
-    return is_excepted(m, SP__REASON__REASON_PLAINTEXT_NOT_RECOGNISED, volume_id) ||
-           is_excepted(m, SP__REASON__REASON_UNIDENTIFIED_CONTENT, volume_id) ||
-           is_excepted(m, SP__REASON__REASON_CONVERSION_IN_PROGRESS, volume_id);
+    return manifest_is_excepted(m, SP__REASON__REASON_PLAINTEXT_NOT_RECOGNISED, volume_id) ||
+           manifest_is_excepted(m, SP__REASON__REASON_UNIDENTIFIED_CONTENT, volume_id) ||
+           manifest_is_excepted(m, SP__REASON__REASON_CONVERSION_IN_PROGRESS, volume_id);
 }
 
 /* BitLocker, suspended, with nothing that escrow could hold: the key in the header was proved, and
@@ -238,7 +238,8 @@ static bool is_accepted_clear_key(const struct judged *j, const char *volume_id)
             s->kind == SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER &&
             s->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS &&
             s->level >= SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT && s->n_sectors > 0)
-            return is_excepted(j->manifest, SP__REASON__REASON_PROTECTION_SUSPENDED, volume_id);
+            return manifest_is_excepted(j->manifest, SP__REASON__REASON_PROTECTION_SUSPENDED,
+                                        volume_id);
     }
     return false;
 }
@@ -282,8 +283,8 @@ static int check_inventory(const Sp__Manifest *m, struct sp_why *why)
     for (size_t i = 0; m->inventory && i < m->inventory->n_volumes; i++) {
         const Sp__Volume *v = m->inventory->volumes[i];
         if (!needs_proof(v) || is_excluded(m, v) ||
-            is_excepted(m, SP__REASON__REASON_NOT_SEEN_BY_STORAGE, v->volume_id) ||
-            is_excepted(m, SP__REASON__REASON_INVENTORY_MISMATCH, v->volume_id))
+            manifest_is_excepted(m, SP__REASON__REASON_NOT_SEEN_BY_STORAGE, v->volume_id) ||
+            manifest_is_excepted(m, SP__REASON__REASON_INVENTORY_MISMATCH, v->volume_id))
             continue;
         if (v->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN) {
             guest++;
@@ -309,7 +310,7 @@ static int check_findings(const Sp__Manifest *m, struct sp_why *why)
     for (size_t i = 0; i < m->n_findings; i++) {
         const Sp__Finding *f = m->findings[i];
         if (f->note || lowers_grade_only(f->reason) ||
-            is_excepted(m, f->reason, *f->volume_id ? f->volume_id : f->disk_id))
+            manifest_is_excepted(m, f->reason, *f->volume_id ? f->volume_id : f->disk_id))
             continue;
         return sp_why_set(why, -ESTALE, "the finding %s of %.80s stands against a valid point",
                           sp_enum_name(&sp__reason__descriptor, (int)f->reason, "REASON_"),

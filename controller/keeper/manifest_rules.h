@@ -31,6 +31,8 @@ int manifest_judge(const void *packed, size_t size, EVP_PKEY *sealing_key, bool 
  * for. 0 or -ESTALE. */
 int manifest_supports_valid(const struct judged *, struct sp_why *why);
 
+/* The policy names an admin who accepts the reason for the volume, and it may be accepted. */
+bool manifest_is_excepted(const Sp__Manifest *, Sp__Reason, const char *volume_id);
 /* The statement that opens a volume, or NULL. */
 const Sp__ProofStatement *manifest_opening(const struct judged *, const char *volume_id);
 /* SHA-256 over ids, sizes and roots of the disks. */

@@ -24,9 +24,8 @@ int pin_add(struct keeper *k, const char *point_id, const char *machine_id, cons
                      record_id, machine_id, (int64_t)keeper_now_ms(k));
 }
 
-/* A point belongs to one machine: another's pins under the same id would be a forged claim. */
-static int check_point(struct keeper *k, const char *point_id, const char *machine_id,
-                       struct sp_why *why)
+int pin_check_point(struct keeper *k, const char *point_id, const char *machine_id,
+                    struct sp_why *why)
 {
     SP_STMT sqlite3_stmt *stmt = NULL;
     int r = store_query(k->store, &stmt,
@@ -68,7 +67,7 @@ int keeper_pin(struct keeper *k, const Sp__KeeperRequest *request, int fd, Sp__K
     if (!sp_uuid_valid(ask->point_id) || !sp_uuid_valid(ask->machine_id) ||
         ask->n_volume_ids > VOLUMES_MOST)
         return sp_why_set(why, -EINVAL, "point, machine or volumes of the pin are not well formed");
-    int r = check_point(k, ask->point_id, ask->machine_id, why);
+    int r = pin_check_point(k, ask->point_id, ask->machine_id, why);
     if (r < 0)
         return r;
     Sp__PinResponse *all = MESSAGE_NEW(Sp__PinResponse, sp__pin_response__init);

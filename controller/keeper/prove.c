@@ -5,12 +5,16 @@
  *   records of this machine and volume ─▶ each: carried over? ─▶ prover (sectors only) ─┐ opens
  *                                              │ no, or did not open                    ├──▶
  * statement, └────────────▶ prover (header, sectors) ─┘    signed
+ *                                                     └ nothing opens: external.c asks the
+ * providers
  *
  * Nothing but OPENS at plaintext level supports a valid point. A carried-over verdict that does not
  * open is never the last word: the whole proof is made again. */
+#include "controller/keeper/prove.h"
 #include "base/signed_request.h"
 #include "controller/keeper/audit.h"
 #include "controller/keeper/carry.h"
+#include "controller/keeper/external.h"
 #include "controller/keeper/job.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
@@ -26,30 +30,28 @@ MESSAGE_CLEANUP(result, Sp__ProverResult, sp__prover_result__free_unpacked)
 MESSAGE_CLEANUP(statement, Sp__ProofStatement, sp__proof_statement__free_unpacked)
 MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
 
-struct proving {
-    struct keeper *k;
-    const Sp__ProveRequest *ask;
-    int reader;
-    Sp__ProofStatement *statement;
-    struct sp_secret *volume_key; /* to keep for the next time */
-};
-
 /* ---- which verdict stands, when several records were tried ---- */
 
 /* Higher stands. Wrong is said only when every record was really tried: one that could not be
  * checked leaves the question open. */
-static int weight(Sp__ProofVerdict verdict)
+int proving_weight(Sp__ProofVerdict verdict)
 {
     switch (verdict) {
     case SP__PROOF_VERDICT__PROOF_VERDICT_OPENS:
-        return 7;
+        return 10;
     case SP__PROOF_VERDICT__PROOF_VERDICT_NOT_RECOGNISED:
-        return 6;
+        return 9;
     case SP__PROOF_VERDICT__PROOF_VERDICT_HEADER_DAMAGED:
-        return 5;
+        return 8;
     case SP__PROOF_VERDICT__PROOF_VERDICT_UNCHECKABLE:
-        return 4;
+        return 7;
     case SP__PROOF_VERDICT__PROOF_VERDICT_ERROR:
+        return 6;
+    case SP__PROOF_VERDICT__PROOF_VERDICT_DENIED:
+        return 5;
+    case SP__PROOF_VERDICT__PROOF_VERDICT_EXPIRED:
+        return 4;
+    case SP__PROOF_VERDICT__PROOF_VERDICT_UNREACHABLE:
         return 3;
     case SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR:
         return 2;
@@ -144,8 +146,8 @@ static int take(struct proving *p, const Sp__EscrowRecord *e, Sp__ProverFinding 
     return message_text(&s->carried_from_proof_id, carried_from);
 }
 
-static int note_attempt(struct proving *p, const Sp__EscrowRecord *e, Sp__ProofVerdict verdict,
-                        const char *text)
+int proving_note(struct proving *p, const Sp__EscrowRecord *e, Sp__ProofVerdict verdict,
+                 const char *text)
 {
     Sp__ProofStatement *s = p->statement;
     Sp__RecordAttempt *a = MESSAGE_NEW(Sp__RecordAttempt, sp__record_attempt__init);
@@ -158,6 +160,8 @@ static int note_attempt(struct proving *p, const Sp__EscrowRecord *e, Sp__ProofV
     a->generation = e->generation;
     a->verdict = verdict;
     r = message_text(&a->record_id, e->record_id);
+    if (r == 0 && strcmp(e->provider, KEYSTORE_PROVIDER) != 0)
+        r = message_text(&a->provider, e->provider);
     return r < 0 ? r : message_text(&a->text, text);
 }
 
@@ -226,7 +230,7 @@ static int try_carried(struct proving *p, const Sp__EscrowRecord *e)
     if (f->header_fingerprint.len != 32 ||
         memcmp(f->header_fingerprint.data, fingerprint.data, 32) != 0)
         return 0;
-    r = note_attempt(p, e, f->verdict, "header verdict carried over, sectors decrypted anew");
+    r = proving_note(p, e, f->verdict, "header verdict carried over, sectors decrypted anew");
     if (r < 0 || f->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
         return r;
     if (!f->protector_id[0] && (r = message_text(&f->protector_id, carry.protector_id)) < 0)
@@ -244,36 +248,42 @@ static int load_secret(struct proving *p, const Sp__EscrowRecord *e, struct sp_s
     return r;
 }
 
-/* The whole proof with one record. 1: opens; 0: it does not; negative: out of memory. */
-static int try_record(struct proving *p, const Sp__EscrowRecord *e)
+int proving_try(struct proving *p, const Sp__EscrowRecord *e, const struct sp_secret *secret)
 {
     SP_CLEANUP(result) Sp__ProverResult *result = NULL;
-    SP_SECRET struct sp_secret *secret = NULL, *volume_key = NULL;
+    SP_SECRET struct sp_secret *volume_key = NULL;
     struct sp_why why = {""};
 
-    int r = load_secret(p, e, &secret);
-    if (r == 0)
-        r = run_prover(p, e, e->secret_type, secret, false, &result, &volume_key, &why);
-    else
-        sp_why_set(&why, r, "the record does not open in the keystore");
+    int r = secret ? run_prover(p, e, e->secret_type, secret, false, &result, &volume_key, &why)
+                   : sp_why_set(&why, -EBADMSG, "the record does not open in the keystore");
     if (r == -ENOMEM)
         return r;
     if (r < 0) {
-        int weighs = weight(SP__PROOF_VERDICT__PROOF_VERDICT_ERROR);
-        if (weighs > weight(p->statement->verdict))
+        if (proving_weight(SP__PROOF_VERDICT__PROOF_VERDICT_ERROR) >
+            proving_weight(p->statement->verdict))
             p->statement->verdict = SP__PROOF_VERDICT__PROOF_VERDICT_ERROR;
-        return note_attempt(p, e, SP__PROOF_VERDICT__PROOF_VERDICT_ERROR,
+        return proving_note(p, e, SP__PROOF_VERDICT__PROOF_VERDICT_ERROR,
                             why.text[0] ? why.text : strerror(-r));
     }
     Sp__ProverFinding *f = result->finding;
     judge(p, f);
     bool opens = f->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS;
-    r = note_attempt(p, e, f->verdict, f->text);
-    if (r == 0 && weight(f->verdict) > weight(p->statement->verdict))
+    r = proving_note(p, e, f->verdict, f->text);
+    if (r == 0 && proving_weight(f->verdict) > proving_weight(p->statement->verdict))
         r = take(p, e, f, "");
     if (r == 0 && opens)
         p->volume_key = sp_steal(volume_key);
     return r < 0 ? r : opens;
+}
+
+/* The whole proof with one record. 1: opens; 0: it does not; negative: out of memory. */
+static int try_record(struct proving *p, const Sp__EscrowRecord *e)
+{
+    SP_SECRET struct sp_secret *secret = NULL;
+    if (record_is_reference(e))
+        return 0; /* what is at its provider is fetched there, every time */
+    int r = load_secret(p, e, &secret);
+    return r == -ENOMEM ? r : proving_try(p, e, secret);
 }
 
 /* ---- all records ---- */
@@ -353,12 +363,16 @@ static bool has_usable_protector(const Sp__Volume *v)
 static int without_records(struct proving *p)
 {
     Sp__ProofStatement *s = p->statement;
+    if (s->verdict != SP__PROOF_VERDICT__PROOF_VERDICT_UNSPECIFIED)
+        return 0; /* a provider's answer stands */
     if (!has_usable_protector(p->ask->volume)) {
         s->verdict = SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR;
         return message_text(&s->explanation, "the volume has no protector that escrow could hold");
     }
     s->verdict = SP__PROOF_VERDICT__PROOF_VERDICT_NO_RECORD;
-    return message_text(&s->explanation, "the keystore holds no key for this volume");
+    return s->explanation[0]
+               ? 0
+               : message_text(&s->explanation, "the keystore holds no key for this volume");
 }
 
 static const char *explain(Sp__ProofVerdict verdict)
@@ -412,13 +426,14 @@ static int finish(struct proving *p, const Sp__KeeperRequest *request, Sp__Signe
                 s->kind != SP__VOLUME_KIND__VOLUME_KIND_PLAIN && s->header_fingerprint.len == 32;
 
     s->made_unix_ms = keeper_now_ms(k);
-    s->keystore_epoch = journal_epoch(k);
     int r = s->explanation[0] ? 0 : message_text(&s->explanation, explain(s->verdict));
     if (r == 0)
         r = store_begin(k->store);
     if (r < 0)
         return r;
-    if (s->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS)
+    if (p->from)
+        r = external_keep(p, &keep);
+    if (r == 0 && s->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_OPENS && s->record)
         r = life_proved(k, s->record);
     if (r == -ENODATA) { /* destroyed meanwhile: nothing of it is kept, no seal takes the proof */
         keep = false;
@@ -435,6 +450,7 @@ static int finish(struct proving *p, const Sp__KeeperRequest *request, Sp__Signe
             s->carried_from_proof_id[0] ? " (carried over)" : "",
             s->record ? s->record->record_id : "none");
     r = store_end(k->store, r);
+    s->keystore_epoch = journal_epoch(k);
     if (r == 0)
         r = sp_pack(&s->base, &packed, &size);
     return r < 0 ? r : sp_signed_make(k->sealing_key, SP_SIGN_PROOF, packed, size, ret);
@@ -469,8 +485,12 @@ int keeper_prove(struct keeper *k, const Sp__KeeperRequest *request, int fd,
     pthread_mutex_lock(&k->lock);
     r = records_of(k, p.ask->machine_id, p.ask->volume->volume_id, &records, &count);
     pthread_mutex_unlock(&k->lock);
+    if (r == 0 && count > 0)
+        r = try_all(&p, records, count);
     if (r == 0)
-        r = count > 0 ? try_all(&p, records, count) : without_records(&p);
+        r = external_prove(&p, records, count);
+    if (r == 0)
+        r = without_records(&p);
     if (r == 0 && statement->verdict == SP__PROOF_VERDICT__PROOF_VERDICT_NO_USABLE_PROTECTOR)
         r = try_clear_key(&p);
     r = r < 0 ? r : 0;
@@ -483,5 +503,6 @@ int keeper_prove(struct keeper *k, const Sp__KeeperRequest *request, int fd,
         pthread_mutex_unlock(&k->lock);
     }
     sp_secret_free(p.volume_key);
+    sp_secret_free(p.fetched);
     return r;
 }

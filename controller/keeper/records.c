@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "controller/keeper/records.h"
 
+#include "controller/keeper/journal.h"
 #include "controller/keeper/keeper.h"
+#include "controller/keeper/life.h"
 #include "controller/keeper/message.h"
 #include "controller/keeper/wrap.h"
 #include <string.h>
@@ -11,7 +13,8 @@ MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
 #define RECORD_COLUMNS                                                                             \
     "record_id, provider, machine_id, volume_id, protector_id, generation, secret_type, state, "   \
     "created_ms, created_by, note, plain, secret_hmac, version, "                                  \
-    "(SELECT count(*) FROM pins WHERE pins.record_id=records.record_id), epoch"
+    "(SELECT count(*) FROM pins WHERE pins.record_id=records.record_id), epoch, "                  \
+    "length(ciphertext)"
 #define SECRET_COLUMNS RECORD_COLUMNS ", dek_id, nonce, ciphertext"
 
 /* ---- rows ---- */
@@ -43,6 +46,16 @@ static int fill_texts(sqlite3_stmt *stmt, Sp__EscrowRecord *e)
     return r;
 }
 
+static Sp__RecordHolding holding_of(const Sp__EscrowRecord *e, int64_t ciphertext_bytes)
+{
+    if (e->state == SP__RECORD_STATE__RECORD_STATE_DESTROYED)
+        return SP__RECORD_HOLDING__RECORD_HOLDING_UNSPECIFIED;
+    if (strcmp(e->provider, KEYSTORE_PROVIDER) == 0)
+        return SP__RECORD_HOLDING__RECORD_HOLDING_KEYSTORE;
+    return ciphertext_bytes > 0 ? SP__RECORD_HOLDING__RECORD_HOLDING_MIRRORED
+                                : SP__RECORD_HOLDING__RECORD_HOLDING_AT_PROVIDER;
+}
+
 static int fill(sqlite3_stmt *stmt, Sp__EscrowRecord **ret)
 {
     SP_CLEANUP(record)
@@ -55,9 +68,11 @@ static int fill(sqlite3_stmt *stmt, Sp__EscrowRecord **ret)
     e->created_unix_ms = (uint64_t)store_int(stmt, 8);
     e->pins = (uint32_t)store_int(stmt, 14);
     int r = fill_texts(stmt, e);
-    if (r == 0)
-        *ret = sp_steal(e);
-    return r;
+    if (r < 0)
+        return r;
+    e->holding = holding_of(e, store_int(stmt, 16));
+    *ret = sp_steal(e);
+    return 0;
 }
 
 static int record_aad(struct sp_buffer *out, const Sp__EscrowRecord *e)
@@ -68,15 +83,15 @@ static int record_aad(struct sp_buffer *out, const Sp__EscrowRecord *e)
                      e->protector_id, generation, e->record_id, NULL);
 }
 
-/* Columns from 16 on are SECRET_COLUMNS' own. */
+/* Columns from 17 on are SECRET_COLUMNS' own. */
 static int open_secret(struct keeper *k, sqlite3_stmt *stmt, const Sp__EscrowRecord *e,
                        struct sp_secret **ret)
 {
     SP_BUFFER struct sp_buffer aad = {0};
     int r = record_aad(&aad, e);
     return r < 0 ? r
-                 : wrap_open(k, store_text(stmt, 16), store_blob(stmt, 17), sp_bytes_of(&aad),
-                             store_blob(stmt, 18), ret);
+                 : wrap_open(k, store_text(stmt, 17), store_blob(stmt, 18), sp_bytes_of(&aad),
+                             store_blob(stmt, 19), ret);
 }
 
 int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,
@@ -93,6 +108,8 @@ int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,
     r = fill(stmt, &e);
     if (r == 0 && ret_secret && e->state == SP__RECORD_STATE__RECORD_STATE_DESTROYED)
         r = -ENODATA;
+    if (r == 0 && ret_secret && record_is_reference(e))
+        r = -EREMOTE;
     if (r == 0 && ret_secret)
         r = open_secret(k, stmt, e, ret_secret);
     if (r < 0)
@@ -101,6 +118,45 @@ int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,
         *ret_epoch = (uint64_t)store_int(stmt, 15);
     *ret = sp_steal(e);
     return 0;
+}
+
+/* ---- new ones ---- */
+
+int record_hmac(struct keeper *k, Sp__SecretType type, struct sp_bytes plain,
+                const struct sp_secret *secret, uint8_t out[32])
+{
+    uint8_t number[4], size[4];
+    sp_put_le32(number, (uint32_t)type);
+    sp_put_le32(size, (uint32_t)plain.size);
+    struct sp_bytes parts[] = {
+        {number, 4}, {size, 4}, plain, {sp_secret_data(secret), sp_secret_size(secret)}};
+    return sp_hmac_sha256(sp_secret_data(k->mac_key), 32, parts, SP_COUNT(parts), out);
+}
+
+int record_insert(struct keeper *k, const struct record_new *n, const char *record_id)
+{
+    SP_BUFFER struct sp_buffer aad = {0};
+    WRAPPED struct wrapped w = {0};
+    char number[16];
+    int r = 0;
+
+    snprintf(number, sizeof(number), "%u", n->generation);
+    if (n->secret)
+        r = aead_bind(&aad, "sealpoint record 1", n->provider, n->machine_id, n->volume_id,
+                      n->protector_id, number, record_id, NULL);
+    if (r == 0 && n->secret)
+        r = wrap_seal(k, sp_bytes_of(&aad), n->secret, &w);
+    if (r == 0)
+        r = store_run(k->store, "INSERT INTO records VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                      "sssssiiiissbbsisbb", record_id, n->provider, n->machine_id, n->volume_id,
+                      n->protector_id, (int64_t)n->generation, (int64_t)n->type, (int64_t)n->state,
+                      (int64_t)keeper_now_ms(k), n->by, n->note, n->plain.data, n->plain.size,
+                      n->hmac, (size_t)32, n->version, (int64_t)(journal_epoch(k) + 1), w.dek_id,
+                      w.nonce, n->secret ? sizeof(w.nonce) : 0, w.ciphertext.data,
+                      w.ciphertext.size);
+    if (r == 0)
+        r = journal_note(k, "records", record_id);
+    return r < 0 ? r : life_begin(k, record_id, n->state, n->by, n->note);
 }
 
 void records_free(Sp__EscrowRecord **records, size_t count)
@@ -160,7 +216,8 @@ int records_verify(struct keeper *k, uint32_t *ret_count, struct sp_why *why)
         SP_SECRET struct sp_secret *secret = NULL;
         ++*ret_count;
         r = fill(stmt, &e);
-        if (r == 0 && !k->locked && e->state != SP__RECORD_STATE__RECORD_STATE_DESTROYED)
+        if (r == 0 && !k->locked && e->state != SP__RECORD_STATE__RECORD_STATE_DESTROYED &&
+            !record_is_reference(e))
             r = open_secret(k, stmt, e, &secret);
         if (r < 0)
             return sp_why_set(why, -EBADMSG, "record %.60s does not open: %s", store_text(stmt, 0),

@@ -57,7 +57,9 @@ static int make_key(struct releasing *r, const Sp__ProofStatement *s, Sp__Releas
         return sp_why_set(why, e, "the record %s %s", s->record->record_id,
                           e == -ENOENT    ? "is not in this keystore"
                           : e == -ENODATA ? "was destroyed"
-                                          : "does not open");
+                          : e == -EREMOTE
+                              ? "is not in this keystore but at its provider: get it there"
+                              : "does not open");
     /* The generation that was proved for this very machine and volume, or nothing. */
     if (key->record->generation != s->record->generation ||
         strcmp(key->record->machine_id, s->machine_id) != 0 ||
@@ -112,7 +114,7 @@ static int note_failure(struct releasing *r, const Sp__ProofStatement *s, const 
 static bool is_of_record(int error)
 {
     return error == -ENOENT || error == -ESTALE || error == -EBADMSG || error == -EUCLEAN ||
-           error == -ENOKEY || error == -ENODATA;
+           error == -ENOKEY || error == -ENODATA || error == -EREMOTE;
 }
 
 static int release_all(struct releasing *r, struct sp_why *why)

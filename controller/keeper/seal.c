@@ -42,6 +42,11 @@ static int check_record(struct keeper *k, const Sp__Manifest *m, const Sp__Proof
         said->secret_hmac.len != 32 || memcmp(e->secret_hmac.data, said->secret_hmac.data, 32) != 0)
         return sp_why_set(why, -ESTALE, "the record %s is not the one that was proved",
                           said->record_id);
+    if (record_is_reference(e) &&
+        !manifest_is_excepted(m, SP__REASON__REASON_ESCROW_NOT_PINNABLE, s->volume_id))
+        return sp_why_set(why, -ESTALE,
+                          "the key of %.100s is at the provider %s only, which may remove it",
+                          s->volume_id, e->provider);
     if (!pin_exists(k, m->point_id, e->record_id))
         return sp_why_set(why, -ESTALE, "the record %s is not pinned by the point", e->record_id);
     if (epoch > m->keystore_epoch)

@@ -99,8 +99,8 @@ static int set_value(const struct sp_config_option *o, void *target, const char 
     return 0;
 }
 
-static int set_option(const struct sp_config_option *table, void *target, const char *section,
-                      const char *key, const char *value, struct sp_why *why)
+int sp_config_set_option(const struct sp_config_option *table, void *target, const char *section,
+                         const char *key, const char *value, struct sp_why *why)
 {
     bool section_known = false;
     for (const struct sp_config_option *o = table; o->section; o++) {
@@ -115,9 +115,18 @@ static int set_option(const struct sp_config_option *table, void *target, const 
     return sp_why_set(why, -EINVAL, "section [%s] has no option '%s'", section, key);
 }
 
+static int set_any(const struct sp_config_option *table, void *target,
+                   const struct sp_config_more *more, const char *section, const char *key,
+                   const char *value, struct sp_why *why)
+{
+    int r = more ? more->set(more->self, section, key, value, why) : -ENOENT;
+    return r == -ENOENT ? sp_config_set_option(table, target, section, key, value, why) : r;
+}
+
 struct load {
     const struct sp_config_option *table;
     void *target;
+    const struct sp_config_more *more;
     struct sp_why *why;
     int error;
 };
@@ -126,20 +135,20 @@ static int on_option(void *user, const char *section, const char *key, const cha
 {
     struct load *load = user;
     load->error =
-        set_option(load->table, load->target, section, key, value ? value : "", load->why);
+        set_any(load->table, load->target, load->more, section, key, value ? value : "", load->why);
     return load->error == 0;
 }
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
 static int load_file(const char *path, const struct sp_config_option *table, void *target,
-                     struct sp_why *why)
+                     const struct sp_config_more *more, struct sp_why *why)
 {
     SP_FREE char *text = NULL;
     int r = sp_file_read(path, CONFIG_MAX_BYTES, &text, NULL);
     if (r < 0)
         return sp_why_set(why, r, "cannot read %s: %s", path, strerror(-r));
-    struct load load = {.table = table, .target = target, .why = why};
+    struct load load = {.table = table, .target = target, .more = more, .why = why};
     int line = ini_parse_string(text, on_option, &load);
     if (line > 0 && load.error)
         return sp_why_prefix(why, load.error, "%s, line %d", path, line);
@@ -163,7 +172,13 @@ static int by_bytes(const struct dirent **a, const struct dirent **b)
 int sp_config_load(const char *path, bool may_miss, const struct sp_config_option *table,
                    void *target, struct sp_why *why)
 {
-    int r = load_file(path, table, target, why);
+    return sp_config_load_more(path, may_miss, table, target, NULL, why);
+}
+
+int sp_config_load_more(const char *path, bool may_miss, const struct sp_config_option *table,
+                        void *target, const struct sp_config_more *more, struct sp_why *why)
+{
+    int r = load_file(path, table, target, more, why);
     if (r < 0 && !(r == -ENOENT && may_miss))
         return r;
     SP_FREE char *folder = sp_format("%s.d", path);
@@ -177,7 +192,7 @@ int sp_config_load(const char *path, bool may_miss, const struct sp_config_optio
     for (int i = 0; i < count; i++) {
         SP_FREE char *file = r == 0 ? sp_format("%s/%s", folder, entries[i]->d_name) : NULL;
         if (r == 0)
-            r = file ? load_file(file, table, target, why) : -ENOMEM;
+            r = file ? load_file(file, table, target, more, why) : -ENOMEM;
         free(entries[i]);
     }
     free(entries);
@@ -187,6 +202,13 @@ int sp_config_load(const char *path, bool may_miss, const struct sp_config_optio
 int sp_config_set(const struct sp_config_option *table, void *target, const char *assignment,
                   struct sp_why *why)
 {
+    return sp_config_set_more(table, target, NULL, assignment, why);
+}
+
+int sp_config_set_more(const struct sp_config_option *table, void *target,
+                       const struct sp_config_more *more, const char *assignment,
+                       struct sp_why *why)
+{
     const char *equals = strchr(assignment, '='), *dot = strchr(assignment, '.');
     if (!equals || !dot || dot > equals)
         return sp_why_set(why, -EINVAL, "'%s' is not section.key=value", assignment);
@@ -194,7 +216,7 @@ int sp_config_set(const struct sp_config_option *table, void *target, const char
     SP_FREE char *key = strndup(dot + 1, (size_t)(equals - dot - 1));
     if (!section || !key)
         return -ENOMEM;
-    return set_option(table, target, section, key, equals + 1, why);
+    return set_any(table, target, more, section, key, equals + 1, why);
 }
 
 void sp_config_free(const struct sp_config_option *table, void *target)

@@ -36,6 +36,22 @@ int sp_config_load(const char *path, bool may_miss, const struct sp_config_optio
 /* Sets one option from "section.key=value" (for -o on a command line). */
 int sp_config_set(const struct sp_config_option *table, void *target, const char *assignment,
                   struct sp_why *why);
+/* For sections that no table can name, since the admin does ("active-directory corp"): asked about
+ * each option first. 0: taken; -ENOENT: not its section; else refused, with why. */
+struct sp_config_more {
+    int (*set)(void *self, const char *section, const char *key, const char *value,
+               struct sp_why *why);
+    void *self;
+};
+/* As sp_config_load() and sp_config_set(). */
+int sp_config_load_more(const char *path, bool may_miss, const struct sp_config_option *table,
+                        void *target, const struct sp_config_more *more, struct sp_why *why);
+int sp_config_set_more(const struct sp_config_option *table, void *target,
+                       const struct sp_config_more *more, const char *assignment,
+                       struct sp_why *why);
+/* One option by the table. */
+int sp_config_set_option(const struct sp_config_option *table, void *target, const char *section,
+                         const char *key, const char *value, struct sp_why *why);
 /* Frees every TEXT. */
 void sp_config_free(const struct sp_config_option *table, void *target);
 

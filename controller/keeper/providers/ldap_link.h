@@ -8,6 +8,8 @@
 #ifndef SEALPOINT_KEEPER_LDAP_LINK_H
 #define SEALPOINT_KEEPER_LDAP_LINK_H
 
+#include "base/bytes.h"
+#include "base/cleanup.h"
 #include "controller/keeper/providers/provider.h"
 #include <ldap.h>
 

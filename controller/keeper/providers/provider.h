@@ -32,7 +32,7 @@
 
 enum {
     PROVIDER_NAME_BYTES = 25,
-    PROVIDER_ITEMS_MOST = 32,  /* of one answer; more is an error */
+    PROVIDER_ITEMS_MOST = 32, /* of one answer; more is an error */
     PROVIDER_SECRET_MOST = 4096
 };
 

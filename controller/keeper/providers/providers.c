@@ -4,12 +4,18 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "controller/keeper/credential.h"
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { INSTANCES_MOST = 16, PASSWORD_MOST = 1024, TIMEOUT_LEAST_MS = 1000, TIMEOUT_MOST_MS = 60000 };
+enum {
+    INSTANCES_MOST = 16,
+    PASSWORD_MOST = 1024,
+    TIMEOUT_LEAST_MS = 1000,
+    TIMEOUT_MOST_MS = 20000
+};
 
-static const uint64_t timeout_default_ms = 15000;
+static const uint64_t timeout_default_ms = 10000;
 
 /* A new provider: its file, and a line here. */
 static const struct provider_type *const types[] = {&provider_ad};
@@ -118,17 +124,19 @@ static int find_section(struct providers *all, const char *section, struct provi
     if (!type)
         return -ENOENT;
     if (!space || !is_name(space + 1))
-        return sp_why_set(why, -EINVAL,
-                          "[%.40s]: a provider's section is its type and a name of at most %d lower "
-                          "case letters, digits and hyphens, for example [%s corp]",
-                          section, PROVIDER_NAME_BYTES - 1, type->name);
+        return sp_why_set(
+            why, -EINVAL,
+            "[%.40s]: a provider's section is its type and a name of at most %d lower "
+            "case letters, digits and hyphens, for example [%s corp]",
+            section, PROVIDER_NAME_BYTES - 1, type->name);
     struct provider *p = NULL;
     for (size_t i = 0; i < all->count; i++)
         if (strcmp(all->instances[i]->name, space + 1) == 0)
             p = all->instances[i];
     if (p && p->type != type)
-        return sp_why_set(why, -EEXIST, "[%.40s]: there is a provider of this name already: [%s %s]",
-                          section, p->type->name, p->name);
+        return sp_why_set(why, -EEXIST,
+                          "[%.40s]: there is a provider of this name already: [%s %s]", section,
+                          p->type->name, p->name);
     int r = p ? 0 : providers_add(all, type, space + 1, &p);
     if (r == -ENOSPC)
         return sp_why_set(why, r, "more than %d providers", INSTANCES_MOST);
@@ -212,14 +220,14 @@ int provider_password_check(const struct provider *p, const char *file, const ch
 /* The permissions are those of the very file that is read. */
 static int read_file(const char *path, struct sp_secret **ret, struct sp_why *why)
 {
-    SP_FILE FILE *file = fopen(path, "re");
+    SP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
-    if (!file || fstat(fileno(file), &st) < 0)
+    if (fd < 0 || fstat(fd, &st) < 0)
         return sp_why_set(why, -errno, "cannot open the password file %s", path);
     if (st.st_mode & 077)
         return sp_why_set(why, -EPERM, "others may read the password file %s: make its mode 0600",
                           path);
-    int r = sp_secret_read(fileno(file), PASSWORD_MOST, ret);
+    int r = sp_secret_read(fd, PASSWORD_MOST, ret);
     if (r < 0)
         return sp_why_set(why, r, "cannot read the password file %s", path);
     if (credential_trim(*ret) == 0) {
