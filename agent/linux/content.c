@@ -135,6 +135,30 @@ static int probe_content_past_faults(struct scan_device *device, struct volume_r
     return 0;
 }
 
+/* Another device lies on it: its folder has links to them. */
+static bool is_held(const struct scan_device *device)
+{
+    SP_FREE char *path = sp_format("%s/holders", device->folder);
+    DIR *dir = path ? opendir(path) : NULL;
+    bool held = false;
+    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
+        held = entry->d_name[0] != '.';
+    if (dir)
+        closedir(dir);
+    return held;
+}
+
+/* Worth a search: not blank, nor what a plain mapping holds, which shows nothing either. */
+static bool may_have_lost_header(const struct scan_device *device, int fd)
+{
+    enum { FIRST_BYTES = 64 << 10 };
+    SP_FREE uint8_t *first = malloc(FIRST_BYTES);
+    if (!first || device->message->content || device->parted || is_held(device))
+        return false;
+    ssize_t got = pread(fd, first, FIRST_BYTES, 0);
+    return got < 0 || !sp_is_zero(first, (size_t)got);
+}
+
 /* A device with some bad sectors is seen by what is left of it. */
 static int probe_volume(struct scan *scan, struct scan_device *device, int fd,
                         enum volume_other other)
@@ -145,11 +169,12 @@ static int probe_volume(struct scan *scan, struct scan_device *device, int fd,
         device->error = -errno;
     if (size <= 0)
         return 0;
+    uint64_t none = 0;
     struct volume_unreadable unreadable;
     const struct volume_reader strict = volume_reader_of_fd(&fd, (uint64_t)size);
     struct volume_reader reader = volume_reader_lenient(&unreadable, &strict, BAD_MOST);
     reader.other = other;
-    reader.brief = true;
+    reader.search_left = may_have_lost_header(device, fd) ? &scan->search_left : &none;
     int r = 0;
     if (device->error == -EIO && !device->parted && !device->message->content)
         r = probe_content_past_faults(device, &reader);
@@ -225,19 +250,6 @@ static int take_same_content(struct scan_device *device, int fd, const Sp__Conte
     return r < 0 ? r : device->message->content != NULL;
 }
 
-/* Another device lies on it: its folder has links to them. */
-static bool is_held(const struct scan_device *device)
-{
-    SP_FREE char *path = sp_format("%s/holders", device->folder);
-    DIR *dir = path ? opendir(path) : NULL;
-    bool held = false;
-    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
-        held = entry->d_name[0] != '.';
-    if (dir)
-        closedir(dir);
-    return held;
-}
-
 /* 1: the device is known now, 0: it must be probed for anything, or -ENOMEM. */
 static int probe_again(struct scan *scan, struct scan_device *device, int fd)
 {
@@ -287,6 +299,9 @@ static int fill_file_system_uuids(struct scan *scan)
 
 int scan_contents(struct scan *scan)
 {
+    enum { SEARCH_MOST = 128 << 20 };
+    /* Not while everything is frozen, right after it was searched. */
+    scan->search_left = scan->before ? 0 : SEARCH_MOST;
     int r = 0;
     for (size_t i = 0; r == 0 && i < scan->count; i++)
         r = probe_device(scan, &scan->devices[i]);

@@ -56,7 +56,8 @@ struct scan {
         char devno[24];
     } * mounts;
     size_t mount_count;
-    bool *whole; /* of inventory->file_systems: its mount point shows the root */
+    uint64_t search_left; /* bytes that may be read in search of lost headers */
+    bool *whole;          /* of inventory->file_systems: its mount point shows the root */
 };
 
 int scan_devices(struct scan *scan);

@@ -12,7 +12,9 @@
  * A volume whose sector 0 is lost is still BitLocker: each copy names all three, so that one good
  * copy is enough. It is looked for through the backup boot sector at the end of the volume, then by
  * its signature where Windows puts the first copy as a rule (from 33 MiB on), then in all of the
- * first part; and only when nothing else begins there.
+ * first 256 MiB; and only when nothing else begins there. The copies may lie at any cluster, but
+ * the first one of each volume seen so far lies in that part, mostly at 33 MiB, and to read whole
+ * disks for the others would take hours.
  *
  * The copies are read where sector 0 says; where the good ones say that they lie elsewhere, there.
  * Vista's sector 0 knows of one copy only. */
@@ -28,7 +30,7 @@ enum {
     HEADER_BYTES = 112, /* block header and metadata header */
     GUID_AT = 160,
     GUID_AT_TOGO = 424,
-    SEARCH_BYTES = 64 << 20,
+    SEARCH_BYTES = 256 << 20,
     SEARCH_STEP = 1 << 20,
     USUAL_AT = 33 << 20, /* the first copy in most volumes */
     USUAL_BYTES = 1 << 20,
@@ -255,7 +257,7 @@ static int try_backup(const struct volume_reader *reader, struct volume *v)
 {
     uint64_t size = reader->size_bytes / SECTOR * SECTOR;
     uint32_t length = size < TAIL_BYTES ? (uint32_t)size : TAIL_BYTES;
-    SP_FREE uint8_t *tail = malloc(TAIL_BYTES);
+    SP_FREE uint8_t *tail = malloc(length);
     if (!tail)
         return -ENOMEM;
     int rc = volume_read(reader, size - length, tail, length);
@@ -277,7 +279,10 @@ static int try_backup(const struct volume_reader *reader, struct volume *v)
 static int search(const struct volume_reader *reader, uint64_t from, uint64_t end, struct volume *v)
 {
     unsigned tried = 0;
-    SP_FREE uint8_t *step = malloc(SEARCH_STEP);
+    if (from >= end)
+        return 0;
+    uint64_t most = end - from < SEARCH_STEP ? end - from : SEARCH_STEP;
+    SP_FREE uint8_t *step = malloc(most);
     if (!step)
         return -ENOMEM;
     for (uint64_t at = from; at < end; at += SEARCH_STEP) {
@@ -296,14 +301,23 @@ static int search(const struct volume_reader *reader, uint64_t from, uint64_t en
     return 0;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static int find_copies(const struct volume_reader *reader, struct volume *v)
 {
-    uint64_t size = reader->size_bytes, usual = USUAL_AT + USUAL_BYTES;
+    uint64_t size = reader->size_bytes, all = SEARCH_BYTES;
+    uint64_t *left = reader->search_left ? reader->search_left : &all;
     int rc = try_backup(reader, v);
     if (rc == 0 && !v->best)
-        rc = search(reader, USUAL_AT, size < usual ? size : usual, v);
-    if (rc == 0 && !v->best && !reader->brief)
-        rc = search(reader, 0, size < SEARCH_BYTES ? size : SEARCH_BYTES, v);
+        rc = search(reader, USUAL_AT, least(size, USUAL_AT + USUAL_BYTES), v);
+    if (rc == 0 && !v->best) {
+        uint64_t end = least(size, least(*left, SEARCH_BYTES));
+        *left -= end;
+        rc = search(reader, 0, end, v);
+    }
     return rc < 0 ? rc : 0;
 }
 

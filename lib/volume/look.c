@@ -30,6 +30,8 @@ int look_keep(struct look *l, struct volume_node *node)
 
 int look_push(struct look *l, struct volume_node *node)
 {
+    if (node)
+        node->reader.search_left = &l->search_left;
     return keep_in(&l->nodes, &l->node_count, node);
 }
 
@@ -520,7 +522,10 @@ static void look_clear(struct look *l)
 int volume_look(const struct volume_disk *disks, size_t disk_count, bool layout_only,
                 struct volume_look *ret)
 {
-    struct look l = {.disks = disks, .disk_count = disk_count, .layout_only = layout_only};
+    struct look l = {.disks = disks,
+                     .disk_count = disk_count,
+                     .layout_only = layout_only,
+                     .search_left = LOOK_SEARCH_MAX};
     int rc = run(&l);
     look_clear(&l);
     if (rc < 0) {

@@ -10,6 +10,7 @@ enum {
     LOOK_NODES_MAX = 16384,      /* things looked at; a hostile table may name more */
     LOOK_EXTENTS_MAX = 16384,    /* extents of one volume */
     LOOK_CAPTURE_MAX = 48 << 20, /* header bytes in one answer: it must fit in one frame */
+    LOOK_SEARCH_MAX = 512 << 20, /* bytes read in search of lost headers */
 };
 
 struct look_pv {
@@ -26,7 +27,7 @@ struct look {
     size_t disk_count;
     bool layout_only;
     struct volume_look out;
-    uint64_t captured;
+    uint64_t captured, search_left;
     struct volume_node **nodes; /* those from `examined` on wait */
     size_t node_count, examined;
     struct volume_node **parts; /* what others are made of, never examined */

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 /* Where bytes come from. read_at fills all `length` bytes or fails: 0 or negative errno (-ERANGE
- * past the end). The rest may stay zero; it saves a probe on a live device from reading much. */
+ * past the end). The rest may stay zero; it saves a probe from reading much. */
 struct volume_reader {
     int (*read_at)(void *self, uint64_t offset, void *out, uint32_t length);
     void *self;
@@ -27,7 +27,9 @@ struct volume_reader {
     /* What the caller knows: does something that is not encrypted (a file system, a partition
      * table, …) begin at byte 0? */
     enum volume_other { VOLUME_OTHER_ASK = 0, VOLUME_OTHER_NONE, VOLUME_OTHER_THERE } other;
-    bool brief; /* look for lost headers only where they usually are */
+    /* Bytes that may still be read in search of a lost header that is not where one usually is;
+     * counted down. NULL: 256 MiB for each probe. */
+    uint64_t *search_left;
 };
 /* A reader over an open file or device. Does not own the fd; self is &fd and must outlive it. */
 struct volume_reader volume_reader_of_fd(const int *fd, uint64_t size_bytes);

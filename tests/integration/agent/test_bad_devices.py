@@ -29,8 +29,9 @@ IMAGES = {
 }
 
 
-def tool(*command, stdin=b""):
-    return subprocess.run([str(c) for c in command], check=True, input=stdin, stdout=subprocess.PIPE).stdout.decode()
+def tool(*command, stdin=b"", text=True):
+    out = subprocess.run([str(c) for c in command], check=True, input=stdin, stdout=subprocess.PIPE).stdout
+    return out.decode() if text else out
 
 
 def make(path, kind):
@@ -168,6 +169,29 @@ def a_device_that_shrank(agent, folder):
         tool("losetup", "-d", loop)
 
 
+def bitlocker_without_its_start(agent, folder):
+    """Neither sector 0 nor the first metadata copy is left, on a device of the guest; the second is found."""
+    corpus = pathlib.Path(os.environ.get("SEALPOINT_CORPUS") or
+                          pathlib.Path(__file__).resolve().parents[4] / "shared/corpus")
+    packed = corpus / "bitlk-aes-cbc-elephant-128.img.xz"
+    if not packed.exists():
+        sys.exit("no corpus")
+    image = folder / "bitlocker"
+    data = bytearray(tool("xz", "-dc", packed, text=False))
+    first = data.find(b"-FVE-FS-", 512)
+    data[:512] = bytes(512)
+    data[first:first + 4096] = bytes(4096)
+    image.write_bytes(data)
+    loop = tool("losetup", "--find", "--show", image).strip()
+    try:
+        volumes = [v for v in json.loads(inspect(agent, "--json")[0])["volumes"] if v["device"] == loop]
+        assert [(v["kind"], v["header"]["uuid"]) for v in volumes] == \
+            [("BITLOCKER", "d1668fb9-2c16-40aa-8959-3493815234e6")], volumes
+        assert [c["health"] for c in volumes[0]["header"]["copies"]] == ["ABSENT", "GOOD", "GOOD"], volumes
+    finally:
+        tool("losetup", "-d", loop)
+
+
 def main():
     agent = binary("sealpoint-agent")
     with tempfile.TemporaryDirectory(prefix="sp", dir="/dev/shm") as name:
@@ -177,6 +201,7 @@ def main():
             others_are_told_all_the_same(agent, disk, folder)
             devices_with_bad_sectors(agent, disk)
         a_device_that_shrank(agent, folder)
+        bitlocker_without_its_start(agent, folder)
 
 
 main()

@@ -228,6 +228,46 @@ static void test_damage_is_never_clear(void **state)
     image_close(&image);
 }
 
+/* Whichever of the metadata copies is left: it is found by itself and tells what all told. */
+static void test_one_bitlocker_copy_is_enough(void **state)
+{
+    (void)state;
+    static const uint8_t zeros[512];
+    static const char *const files[] = {"bitlk-aes-cbc-elephant-128.img.xz",
+                                        "bitlk-aes-xts-128-startup-key.img.xz",
+                                        "bitlk-togo-aes-xts-128.img.xz"};
+    for (size_t i = 0; i < SP_COUNT(files); i++) {
+        struct image image;
+        image_of_corpus(&image, files[i]);
+        Sp__HeaderFacts *whole = facts_of(&image.reader, "bitlocker");
+        assert_int_equal(whole->n_copies, 3);
+        image_put(&image, 0, zeros, sizeof zeros);
+        for (size_t left = 0; left < 3; left++) {
+            struct altered a = {.count = 0}; /* the signatures of the two others */
+            for (size_t n = 0; n < 3; n++)
+                if (n != left) {
+                    a.offsets[a.count] = whole->copies[n]->offset_bytes;
+                    a.masks[a.count++] = 0xff;
+                }
+            struct volume_reader reader = altered_reader(&a, &image.reader, image.size);
+            Sp__HeaderFacts *f = facts_of(&reader, "bitlocker");
+            assert_true(f->damaged);
+            assert_non_null(strstr(f->damage, "sector 0 is lost"));
+            assert_string_equal(f->uuid, whole->uuid);
+            assert_string_equal(f->cipher, whole->cipher);
+            assert_string_equal(f->description, whole->description);
+            assert_int_equal(f->n_protectors, whole->n_protectors);
+            for (size_t n = 0; n < 3; n++)
+                assert_int_equal(f->copies[n]->health, n == left
+                                                           ? SP__COPY_HEALTH__COPY_HEALTH_GOOD
+                                                           : SP__COPY_HEALTH__COPY_HEALTH_ABSENT);
+            sp__header_facts__free_unpacked(f, NULL);
+        }
+        sp__header_facts__free_unpacked(whole, NULL);
+        image_close(&image);
+    }
+}
+
 static void test_one_lost_copy_is_a_note(void **state)
 {
     (void)state;
@@ -433,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_luks2_reencryption),
         cmocka_unit_test(test_luks2_requirements),
         cmocka_unit_test(test_damage_is_never_clear),
+        cmocka_unit_test(test_one_bitlocker_copy_is_enough),
         cmocka_unit_test(test_one_lost_copy_is_a_note),
         cmocka_unit_test(test_stale_second_header),
         cmocka_unit_test(test_unrecognised_is_not_accounted_for),

@@ -413,6 +413,28 @@ static void test_bitlocker_without_sector_0(void **state)
         drop(f);
         image_put(&image, image.size - back * 512, zeros, sizeof zeros);
     }
+    /* No backup either: by signature, in the first part, as much as the caller has left for it. */
+    struct bitlocker near = bitlocker;
+    for (size_t i = 0; i < 3; i++)
+        near.copies[i] = (200 + 1000 * i) * MIB + 4096;
+    bitlocker_put(&image, &near);
+    image_put(&image, 0, zeros, sizeof zeros);
+    f = facts_of(&image.reader, "bitlocker");
+    assert_non_null(strstr(f->damage, "sector 0 is lost"));
+    assert_int_equal(f->copies[2]->offset_bytes, near.copies[2]);
+    drop(f);
+    uint64_t left = 600 * MIB;
+    struct volume_reader rationed = image.reader;
+    rationed.search_left = &left;
+    for (unsigned i = 0; i < 2; i++) {
+        f = facts_of(&rationed, "bitlocker");
+        assert_int_equal(left, (344 - i * 256) * MIB);
+        drop(f);
+    }
+    f = NULL;
+    assert_int_equal(volume_probe(&rationed, &format, &f), 0); /* 88 MiB do not reach it */
+    assert_int_equal(left, 0);
+    image_put(&image, near.copies[0], zeros, sizeof zeros);
     /* Sector 0 is there, but leads astray. */
     bitlocker_put(&image, &bitlocker);
     struct bitlocker astray = bitlocker;
