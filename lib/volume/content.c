@@ -24,9 +24,10 @@ enum {
     PAGE = 4096,
 };
 
-/* Copies one range, cut at the end of the reader; zero pages stay holes. */
+/* Copies one range, cut at the end of the reader; zero pages stay holes. 1: some page was not. */
 static int copy_range(const struct volume_reader *reader, int fd, uint64_t offset, uint64_t length)
 {
+    bool any = false;
     if (offset >= reader->size_bytes)
         return 0;
     if (length > reader->size_bytes - offset)
@@ -39,15 +40,17 @@ static int copy_range(const struct volume_reader *reader, int fd, uint64_t offse
         int rc = volume_read(reader, offset, step, now);
         for (uint32_t at = 0; rc == 0 && at < now; at += PAGE) {
             uint32_t part = now - at < PAGE ? now - at : PAGE;
-            if (!sp_is_zero(step + at, part))
+            if (!sp_is_zero(step + at, part)) {
                 rc = sp_pwrite_all(fd, step + at, part, offset + at);
+                any = true;
+            }
         }
         if (rc < 0)
             return rc;
         offset += now;
         length -= now;
     }
-    return 0;
+    return any;
 }
 
 static int chase(const struct volume_reader *reader, int fd, uint64_t number, uint64_t unit,
@@ -136,17 +139,22 @@ static int chase_all(const struct volume_reader *reader, int fd)
     return chase_hfs(reader, fd);
 }
 
+/* 1: something but zeros is there to be looked at. */
 static int copy_places(const struct volume_reader *reader, int fd)
 {
-    if (ftruncate(fd, (off_t)reader->size_bytes) < 0)
-        return -errno;
     uint64_t size = reader->size_bytes, tail = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
-    int rc = copy_range(reader, fd, 0, HEAD_BYTES);
-    if (rc == 0)
-        rc = copy_range(reader, fd, VMFS_AT, STEP);
-    if (rc == 0)
-        rc = copy_range(reader, fd, tail, TAIL_BYTES);
-    return rc == 0 ? chase_all(reader, fd) : rc;
+    const uint64_t places[][2] = {{0, HEAD_BYTES}, {VMFS_AT, STEP}, {tail, TAIL_BYTES}};
+    bool any = false;
+    if (ftruncate(fd, (off_t)size) < 0)
+        return -errno;
+    for (size_t i = 0; i < SP_COUNT(places); i++) {
+        int rc = copy_range(reader, fd, places[i][0], places[i][1]);
+        if (rc < 0)
+            return rc;
+        any |= rc > 0;
+    }
+    int rc = any ? chase_all(reader, fd) : 0;
+    return rc < 0 ? rc : any;
 }
 
 static const char *value_of(blkid_probe probe, const char *name, size_t *size)
@@ -216,7 +224,7 @@ static int content_of(const struct volume_reader *reader, bool blind, Sp__Conten
     if (fd < 0)
         return -errno;
     int rc = copy_places(reader, fd);
-    if (rc < 0)
+    if (rc <= 0)
         return rc;
     SP_CLEANUP(volume_content) Sp__Content *content = malloc(sizeof *content);
     if (!content)

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <zlib.h>
 
 /* Length of the well-formed UTF-8 sequence at p, 0 if it is none (Unicode, table 3-7). */
 static size_t utf8_length(const uint8_t *p, size_t left)
@@ -174,18 +175,7 @@ size_t volume_join_ranges(uint64_t (*ranges)[2], size_t count, uint64_t size)
 
 uint32_t volume_crc32_raw(uint32_t crc, const void *data, size_t size)
 {
-    /* One nibble at a time: 64 bytes of table, fast enough for what fits in a header. */
-    static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
-                                       0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-                                       0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
-                                       0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
-    const uint8_t *p = data;
-    for (size_t i = 0; i < size; i++) {
-        crc ^= p[i];
-        crc = (crc >> 4) ^ table[crc & 15];
-        crc = (crc >> 4) ^ table[crc & 15];
-    }
-    return crc;
+    return ~(uint32_t)crc32_z(~crc, data, size);
 }
 
 void volume_uuid_text(const uint8_t uuid[16], char out[37])

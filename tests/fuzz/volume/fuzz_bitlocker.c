@@ -3,7 +3,7 @@
  * The input is a metadata block; sector 0 and the checksum are made around it. */
 #include "memory.h"
 
-enum { COPY_AT = 4096, COPY_BYTES = 64 << 10 };
+enum { RAW_BYTES = 96 << 10, COPY_AT = 4096, COPY_BYTES = 64 << 10 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint8_t guid[16] = {0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a,
                                      0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01};
     struct memory m;
-    struct volume_reader raw = memory_reader(&m, data, size, 1 << 20);
+    struct volume_reader raw = memory_reader(&m, data, size, RAW_BYTES);
     raw.other = size % 16 ? VOLUME_OTHER_NONE : VOLUME_OTHER_ASK; /* libblkid costs the most */
     probe_format(&volume_bitlocker, &raw);
     memset(volume, 0, sizeof volume);
