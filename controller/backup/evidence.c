@@ -210,6 +210,10 @@ static const struct words {
     {SP__REASON__REASON_HEADER_DAMAGED, "the header in the snapshot is damaged", "", true},
     {SP__REASON__REASON_PLAINTEXT_NOT_RECOGNISED,
      "the key fits, but what it decrypts is nothing known", "", true},
+    {SP__REASON__REASON_ESCROW_DENIED, "a provider does not show whether it has the key",
+     "'sealpoint escrow test' says what it lacks", true},
+    {SP__REASON__REASON_ESCROW_EXPIRED, "the key has expired or is disabled at its provider",
+     "enable it there, then 'sealpoint point verify'", true},
     {SP__REASON__REASON_UNCHECKABLE_CIPHER, "this host cannot compute its cipher", "", true},
 };
 
@@ -224,6 +228,20 @@ static const struct words *words_for(Sp__Reason reason)
     return &unclear;
 }
 
+/* A key that opens, and that its provider may take away behind our back. */
+static int judge_holding(Sp__Manifest *m, const Sp__ProofStatement *s, struct finding_about about)
+{
+    const Sp__Reason reason = SP__REASON__REASON_ESCROW_NOT_PINNABLE;
+    if (!s->record || s->record->holding != SP__RECORD_HOLDING__RECORD_HOLDING_AT_PROVIDER ||
+        finding_stands(m->findings, m->n_findings, reason, about.volume_id))
+        return 0;
+    return finding_add(
+        FINDINGS(m), reason, about,
+        "the key is at the provider %s only, which may remove it: with 'mirror = yes' "
+        "in keeper.conf 'sealpoint point verify' keeps a copy",
+        s->record->provider);
+}
+
 static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStatement *s)
 {
     struct finding_about about = {.volume_id = v->volume_id};
@@ -231,9 +249,10 @@ static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStat
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
                            "the keeper answered about another volume");
     Sp__Reason reason = verdict_of_proof(s);
+    if (reason == SP__REASON__REASON_UNSPECIFIED)
+        return judge_holding(m, s, about);
     /* The look may have seen already that the header is damaged, or that nothing unlocks it. */
-    if (reason == SP__REASON__REASON_UNSPECIFIED ||
-        finding_stands(m->findings, m->n_findings, reason, v->volume_id))
+    if (finding_stands(m->findings, m->n_findings, reason, v->volume_id))
         return 0;
     const struct words *w = words_for(reason);
     /* Of plain dm-crypt only the content says that a key is wrong: which one it should have been
@@ -255,6 +274,7 @@ static int prove(struct opened *o, Sp__Manifest *m, Sp__Volume *v, bool reproof)
     struct finding_about about = {.volume_id = v->volume_id};
     const Sp__Volume *guest = compare_find(m->inventory, v);
     prove.machine_id = m->machine_id;
+    prove.machine_name = m->machine_name;
     prove.point_id = m->point_id;
     prove.disks = o->list;
     prove.n_disks = o->count;

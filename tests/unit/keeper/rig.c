@@ -73,6 +73,8 @@ static Sp__ProofVerdict decide(const Sp__ProverProof *ask, const struct sp_secre
             return fake.carried;
         return secret_is(secret, fake.volume_key) ? opens : otherwise;
     }
+    if (!secret) /* a key that lies in the header, in the clear */
+        return opens;
     return secret_is(secret, fake.opens) ? opens : otherwise;
 }
 
@@ -100,8 +102,9 @@ static int run_fake(const struct prover_options *options, const Sp__ProverJob *j
         return 0;
     }
     fake.jobs++;
-    snprintf(fake.last_secret, sizeof(fake.last_secret), "%.*s", (int)sp_secret_size(secret),
-             (const char *)sp_secret_data(secret));
+    if (secret)
+        snprintf(fake.last_secret, sizeof(fake.last_secret), "%.*s", (int)sp_secret_size(secret),
+                 (const char *)sp_secret_data(secret));
     snprintf(fake.last_protector, sizeof(fake.last_protector), "%s", job->proof->protector_id);
     result->kind_case = SP__PROVER_RESULT__KIND_FINDING;
     result->finding = make_finding(job->proof, decide(job->proof, secret));
@@ -614,6 +617,7 @@ Sp__ProofStatement *prove(struct rig *r, struct proof_options o, Sp__Signed **re
     Sp__LookDisk disk = SP__LOOK_DISK__INIT, *disks[] = {&disk};
     Sp__Volume volume = SP__VOLUME__INIT;
     Sp__HeaderFacts header = SP__HEADER_FACTS__INIT;
+    Sp__Protector protector = SP__PROTECTOR__INIT, *protectors[] = {&protector};
     Sp__Content expected = SP__CONTENT__INIT;
     uint8_t root[32];
     int pair[2];
@@ -626,6 +630,16 @@ Sp__ProofStatement *prove(struct rig *r, struct proof_options o, Sp__Signed **re
     volume.volume_id = (char *)(uintptr_t)(o.volume ? o.volume : VOLUME);
     volume.kind = o.kind ? o.kind : SP__VOLUME_KIND__VOLUME_KIND_LUKS2;
     header.fingerprint = (ProtobufCBinaryData){32, fake.fingerprint};
+    header.protection_suspended = o.suspended;
+    if (o.only) {
+        protector.id = (char *)(uintptr_t)(o.protector ? o.protector : "");
+        protector.type = o.only;
+        protector.usable = true;
+        header.protectors = protectors;
+        header.n_protectors = 1;
+    }
+    if (o.machine_name)
+        ask.machine_name = (char *)(uintptr_t)o.machine_name;
     if (volume.kind != SP__VOLUME_KIND__VOLUME_KIND_PLAIN)
         volume.header = &header;
     if (o.expected_type) {

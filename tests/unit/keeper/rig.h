@@ -151,6 +151,10 @@ struct proof_options {
     bool carry, reproof;
     Sp__VolumeKind kind;
     const char *expected_type, *expected_uuid;
+    const char *machine_name; /* as the controller says it */
+    Sp__ProtectorType only;   /* the header's only protector; 0: not known */
+    const char *protector;    /* its id */
+    bool suspended;
 };
 Sp__ProofStatement *prove(struct rig *, struct proof_options, Sp__Signed **ret_signed);
 

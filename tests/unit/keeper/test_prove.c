@@ -122,6 +122,22 @@ static void test_too_many_wrong_records_are_no_verdict(void **state)
     assert_int_equal(fake.jobs, 32);
 }
 
+/* BitLocker, suspended, with a TPM only: there is no record to speak of, and the keeper lives on.
+ */
+static void test_key_in_the_clear_needs_no_record(void **state)
+{
+    struct rig *r = *state;
+    STATEMENT s = prove(r,
+                        (struct proof_options){.root = 1,
+                                               .kind = SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER,
+                                               .only = SP__PROTECTOR_TYPE__PROTECTOR_TYPE_TPM,
+                                               .suspended = true},
+                        NULL);
+    assert_int_equal(s->verdict, V(OPENS));
+    assert_null(s->record);
+    assert_true(audit_has(r, "proof", "none"));
+}
+
 /* ---- plain ---- */
 
 static void import_plain(struct rig *r, const char *volume)
@@ -314,6 +330,7 @@ int main(void)
         TEST(test_wrong_is_not_said_when_one_could_not_be_tried),
         TEST(test_damaged_header_ends_the_trying),
         TEST(test_too_many_wrong_records_are_no_verdict),
+        TEST(test_key_in_the_clear_needs_no_record),
         TEST(test_plain_needs_the_very_content_of_the_guest),
         TEST(test_carried_over_for_the_same_header),
         TEST(test_not_carried_when_not_allowed_or_in_a_reproof),
