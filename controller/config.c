@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define AT(member) offsetof(struct controller_config, member)
+#define DAY_MS     UINT64_C(86400000)
 
 const struct sp_config_option controller_options[] = {
     {"controller", "listen", SP_CONFIG_TEXT, AT(listen), 0, 0},
@@ -16,13 +17,25 @@ const struct sp_config_option controller_options[] = {
     {"controller", "connections", SP_CONFIG_NUMBER, AT(connections), 1, 1000000},
     {"controller", "heartbeat", SP_CONFIG_DURATION_MS, AT(heartbeat_ms), 500, 600000},
     {"controller", "agent_wait", SP_CONFIG_DURATION_MS, AT(agent_wait_ms), 1, 600000},
+    {"controller", "reproof_after", SP_CONFIG_DURATION_MS, AT(reproof_after_ms), 0, 400 * DAY_MS},
+    {"controller", "reproofs_per_hour", SP_CONFIG_NUMBER, AT(reproofs_per_hour), 1, 100000},
+    {"controller", "unreachable_most", SP_CONFIG_DURATION_MS, AT(unreachable_most_ms), 0,
+     400 * DAY_MS},
     {NULL, NULL, SP_CONFIG_TEXT, 0, 0, 0},
 };
 
 static int set_defaults(struct controller_config *c)
 {
     *c = (struct controller_config){
-        .jobs = 2, .loops = 2, .connections = 1000, .heartbeat_ms = 20000, .agent_wait_ms = 10000};
+        .jobs = 2,
+        .loops = 2,
+        .connections = 1000,
+        .heartbeat_ms = 20000,
+        .agent_wait_ms = 10000,
+        .reproof_after_ms = 30 * DAY_MS,
+        .reproofs_per_hour = 60,
+        .unreachable_most_ms = 7 * DAY_MS,
+    };
     c->listen = strdup("[::]:9443");
     c->state = strdup("/var/lib/sealpoint");
     c->keeper_socket = strdup("/run/sealpoint/keeper.sock");

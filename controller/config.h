@@ -17,7 +17,11 @@ struct controller_config {
     uint64_t loops;       /* RPC threads */
     uint64_t connections; /* agents and users to expect */
     uint64_t heartbeat_ms;
-    uint64_t agent_wait_ms; /* for an agent that is not connected when a backup begins */
+    uint64_t agent_wait_ms;     /* for an agent that is not connected when a backup begins */
+    uint64_t reproof_after_ms;  /* kept points are proved again; 0: only by hand */
+    uint64_t reproofs_per_hour; /* at most */
+    uint64_t
+        unreachable_most_ms; /* then a key that nobody can be asked about puts its point at risk */
 };
 
 #define CONTROLLER_CONFIG_PATH "/etc/sealpoint/controller.conf"

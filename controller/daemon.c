@@ -243,6 +243,7 @@ static void *tick(void *arg)
         if (n % TIDY_EVERY_TICKS == 0) {
             engine_tidy(d->api.engine);
             engine_retry(d->api.engine);
+            engine_reproof(d->api.engine);
         }
         if (n % RENEW_EVERY_TICKS == 0)
             renew(d);
@@ -334,6 +335,9 @@ static int start_engine(struct daemon *d, const char *trust, struct sp_why *why)
                                      .trust_path = trust,
                                      .fleece_directory = d->config->fleece,
                                      .parallel = (unsigned)d->config->jobs,
+                                     .reproof_after_ms = d->config->reproof_after_ms,
+                                     .reproofs_per_hour = (unsigned)d->config->reproofs_per_hour,
+                                     .unreachable_most_ms = d->config->unreachable_most_ms,
                                      .agent_wait_ms = (unsigned)d->config->agent_wait_ms};
     int r = engine_new(&options, &d->api.engine);
     return r < 0 ? r : engine_recover(d->api.engine, why);

@@ -5,7 +5,7 @@
 #include "controller/backup/run.h"
 #include <string.h>
 
-enum { QUEUE_MAX = 1024, PROGRESS_EVERY_NS = 100 * 1000 * 1000 };
+enum { QUEUE_MAX = 1024, PROGRESS_EVERY_NS = 100 * 1000 * 1000, MAKES_WAY_S = 30 };
 
 uint64_t engine_now_ms(void)
 {
@@ -31,15 +31,20 @@ int engine_new(const struct engine_options *options, struct engine **ret)
         e->options.agent_wait_ms = 10000;
     if (!e->options.keeper_wait_ms)
         e->options.keeper_wait_ms = 30000;
+    if (!e->options.parallel)
+        e->options.parallel = 2;
+    if (!e->options.reproofs_per_hour)
+        e->options.reproofs_per_hour = 1;
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->tidy_lock, NULL);
+    pthread_cond_init(&e->job_gone, NULL);
     /* The caller's texts need not live as long as the engine. */
     int r = keep_text(options->trust_path, &e->trust_path, &e->options.trust_path);
     if (r == 0)
         r = keep_text(options->fleece_directory, &e->fleece_directory,
                       &e->options.fleece_directory);
     if (r == 0)
-        r = pool_new("job", options->parallel ? options->parallel : 2, QUEUE_MAX, &e->pool);
+        r = pool_new("job", e->options.parallel, QUEUE_MAX, &e->pool);
     if (r < 0) {
         engine_free(e);
         return r;
@@ -77,6 +82,7 @@ void engine_free(struct engine *e)
     free(e->sealing_key);
     free(e->trust_path);
     free(e->fleece_directory);
+    pthread_cond_destroy(&e->job_gone);
     pthread_mutex_destroy(&e->tidy_lock);
     pthread_mutex_destroy(&e->lock);
     free(e);
@@ -93,7 +99,31 @@ static struct job *find_job(struct engine *e, const char *job_id)
     return NULL;
 }
 
-int job_add(struct engine *e, Sp__Job *view, struct job **ret, struct sp_why *why)
+/* Under lock. */
+static struct job *job_of_machine(struct engine *e, const char *machine_id)
+{
+    struct job *j = e->jobs;
+    while (j && strcmp(j->view->machine_id, machine_id) != 0)
+        j = j->next;
+    return j;
+}
+
+/* The job that stays in the way of a new one, NULL: none. Under lock. */
+static struct job *in_the_way(struct engine *e, const char *machine_id, bool background)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += MAKES_WAY_S;
+    struct job *other;
+    while ((other = job_of_machine(e, machine_id)) && other->background && !background) {
+        atomic_store(&other->cancel, true);
+        if (pthread_cond_clockwait(&e->job_gone, &e->lock, CLOCK_MONOTONIC, &until) == ETIMEDOUT)
+            return job_of_machine(e, machine_id);
+    }
+    return other;
+}
+
+int job_add(struct engine *e, Sp__Job *view, bool background, struct job **ret, struct sp_why *why)
 {
     struct job *job = calloc(1, sizeof(*job));
     if (!job) {
@@ -102,10 +132,9 @@ int job_add(struct engine *e, Sp__Job *view, struct job **ret, struct sp_why *wh
     }
     job->engine = e;
     job->view = view;
+    job->background = background;
     pthread_mutex_lock(&e->lock);
-    const struct job *other = e->jobs;
-    while (other && strcmp(other->view->machine_id, view->machine_id) != 0)
-        other = other->next;
+    const struct job *other = in_the_way(e, view->machine_id, background);
     int r = 0;
     if (other) {
         r = sp_why_set(why, -EBUSY, "job %s (%s) runs for machine %s: wait for it or cancel it",
@@ -132,6 +161,7 @@ static void unlink_job(struct engine *e, struct job *job)
         at = &(*at)->next;
     if (*at)
         *at = job->next;
+    pthread_cond_broadcast(&e->job_gone);
 }
 
 void job_remove(struct job *job)
@@ -382,7 +412,7 @@ int engine_start_backup(struct engine *e, const char *name, bool allow_no_agent,
     if (r == 0) {
         cp = new_point(e, machine, vault->vault_id);
         Sp__Job *view = cp ? new_view("backup", machine, cp->point->point_id) : NULL;
-        r = view ? job_add(e, view, &job, why) : -ENOMEM;
+        r = view ? job_add(e, view, false, &job, why) : -ENOMEM;
     }
     if (r == 0) {
         job->allow_no_agent = allow_no_agent;
@@ -401,20 +431,13 @@ int engine_start_backup(struct engine *e, const char *name, bool allow_no_agent,
     return r;
 }
 
-int engine_start_verify(struct engine *e, const char *point, Sp__Job **ret, struct sp_why *why)
+static int start_verify(struct engine *e, const char *id, bool background, Sp__Job **ret,
+                        struct sp_why *why)
 {
-    char id[37];
     struct catalog_point *cp CATALOG_POINT = NULL;
     Sp__Machine *machine = NULL;
     struct job *job = NULL;
-    int r = catalog_point_find(e->options.catalog, point, id);
-    if (r == -ENOENT)
-        return sp_why_set(why, r, "no point '%.60s': 'sealpoint point list' shows them", point);
-    if (r == -ENOTUNIQ)
-        return sp_why_set(why, -EINVAL, "several points begin with '%.60s': give more of the id",
-                          point);
-    if (r == 0)
-        r = catalog_point_get(e->options.catalog, id, &cp);
+    int r = catalog_point_get(e->options.catalog, id, &cp);
     if (r < 0)
         return r;
     if (!cp->stored)
@@ -422,7 +445,7 @@ int engine_start_verify(struct engine *e, const char *point, Sp__Job **ret, stru
     r = find_machine(e, cp->point->machine_id, &machine, why);
     if (r == 0) {
         Sp__Job *view = new_view("verify", machine, id);
-        r = view ? job_add(e, view, &job, why) : -ENOMEM;
+        r = view ? job_add(e, view, background, &job, why) : -ENOMEM;
     }
     if (r == 0) {
         r = launch(e, job, verify_work, ret, why);
@@ -432,5 +455,43 @@ int engine_start_verify(struct engine *e, const char *point, Sp__Job **ret, stru
         }
     }
     message_free(machine);
+    return r;
+}
+
+int engine_start_verify(struct engine *e, const char *point, Sp__Job **ret, struct sp_why *why)
+{
+    char id[37];
+    int r = catalog_point_find(e->options.catalog, point, id);
+    if (r == -ENOENT)
+        return sp_why_set(why, r, "no point '%.60s': 'sealpoint point list' shows them", point);
+    if (r == -ENOTUNIQ)
+        return sp_why_set(why, -EINVAL, "several points begin with '%.60s': give more of the id",
+                          point);
+    return r < 0 ? r : start_verify(e, id, false, ret, why);
+}
+
+bool background_has_room(struct engine *e)
+{
+    unsigned count = 0;
+    bool background = false;
+    pthread_mutex_lock(&e->lock);
+    for (const struct job *j = e->jobs; j; j = j->next) {
+        count++;
+        background = background || j->background;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return count < e->options.parallel && !background && !atomic_load(&e->stopping);
+}
+
+int background_verify(struct engine *e, const char *point_id)
+{
+    Sp__Job *job = NULL;
+    struct sp_why why = {0};
+    int r = start_verify(e, point_id, true, &job, &why);
+    if (r < 0)
+        sp_log_error("point not verified again", r, &why, "point", point_id, NULL);
+    else
+        sp_log(SP_LOG_INFO, "point is verified again", "point", point_id, NULL);
+    message_free(job);
     return r;
 }

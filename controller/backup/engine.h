@@ -72,6 +72,11 @@ struct engine_options {
     unsigned parallel;            /* jobs at once; 0: 2 */
     unsigned agent_wait_ms;       /* for an agent that is not there; 0: 10 s */
     unsigned keeper_wait_ms;      /* for a keeper that restarts; 0: 30 s */
+    /* Kept points are proved again so long after the last time; 0: never by themselves. */
+    uint64_t reproof_after_ms;
+    unsigned reproofs_per_hour; /* at most, 1 or more */
+    /* So much later still, a point whose key nobody could be asked about is at risk. */
+    uint64_t unreachable_most_ms;
 };
 
 int engine_new(const struct engine_options *, struct engine **ret);
@@ -84,6 +89,9 @@ void engine_tidy(struct engine *);
 /* Starts the verification of one point that is unproven only for want of an answer, if no job runs
  * and the keeper is there. Call now and then. */
 void engine_retry(struct engine *);
+/* Starts the proof of the kept point that has gone longest without, if one is due, no job runs, the
+ * rate allows it and the keeper is there. Call now and then. */
+void engine_reproof(struct engine *);
 /* Ends running jobs (what is being looked at or proved goes on after the next start) and waits. */
 void engine_stop(struct engine *);
 void engine_free(struct engine *);

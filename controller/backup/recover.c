@@ -93,7 +93,7 @@ static int resume(struct engine *e, const struct catalog_point *cp)
     if (r == 0 && !s.found)
         r = -ENOENT;
     if (r == 0)
-        r = job_add(e, s.found, &job, NULL);
+        r = job_add(e, s.found, false, &job, NULL);
     if (r < 0)
         return r;
     job->resumed = true;

@@ -81,21 +81,12 @@ static int choose(void *arg, uint64_t rowid, Sp__Point *point)
 void engine_retry(struct engine *e)
 {
     struct choice c = {.engine = e};
-    Sp__Job *job = NULL;
-    struct sp_why why = {0};
     Sp__KeeperResponse *status SP_CLEANUP(keeper_response) = NULL;
-    if (atomic_load(&e->stopping) || engine_running(e) > 0 || keeper_status(e, &status, NULL) < 0 ||
-        status->status->locked)
+    if (!background_has_room(e) || keeper_status(e, &status, NULL) < 0 || status->status->locked)
         return;
     pthread_mutex_lock(&e->tidy_lock);
     int r = catalog_point_each(e->options.catalog, NULL, 0, choose, &c);
     pthread_mutex_unlock(&e->tidy_lock);
-    if (r < 0 || !*c.point_id)
-        return;
-    r = engine_start_verify(e, c.point_id, &job, &why);
-    if (r < 0)
-        sp_log_error("point not verified again", r, &why, "point", c.point_id, NULL);
-    else
-        sp_log(SP_LOG_INFO, "point is verified again", "point", c.point_id, NULL);
-    message_free(job);
+    if (r >= 0 && *c.point_id)
+        (void)background_verify(e, c.point_id); /* it has said why not */
 }

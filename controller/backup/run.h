@@ -11,6 +11,7 @@
  *   verify.c    evidence again, over a stored point
  *   recover.c   after a start
  *   retry.c     again, for what nobody could answer
+ *   reproof.c   again, for as long as a point is kept
  *   vaults.c    open vaults, their keys, adopting and checking
  *   witness.c   manifests shown to the keeper
  *   keeper_calls.c  the questions to the keeper */
@@ -43,6 +44,7 @@ struct job {
     atomic_bool cancel;
     bool allow_no_agent;
     bool resumed;
+    bool background; /* nobody asked for it: it makes way for what somebody asks for */
     uint64_t
         published_ns; /* worker only: progress is not told more often than ten times a second */
 };
@@ -51,6 +53,7 @@ struct engine {
     struct engine_options options;
     char *trust_path, *fleece_directory; /* of the options */
     pthread_mutex_t lock;                /* jobs, vaults, sealing_key */
+    pthread_cond_t job_gone;
     struct job *jobs;
     struct open_vault *vaults;
     struct pool *pool;
@@ -58,7 +61,8 @@ struct engine {
     uint8_t *sealing_key;
     size_t sealing_key_size;
     atomic_bool stopping;
-    struct attempt *attempts; /* tidy_lock; of retry.c */
+    struct attempt *attempts;       /* tidy_lock; of retry.c */
+    uint64_t reproof_not_before_ms; /* tidy_lock; monotonic */
 };
 
 struct run {
@@ -87,8 +91,9 @@ struct run {
 };
 
 /* ---- engine.c ---- */
-/* Registers a job for a machine; -EBUSY when one runs. The view is taken. */
-int job_add(struct engine *, Sp__Job *view, struct job **ret, struct sp_why *why);
+/* Registers a job for a machine; -EBUSY when one runs, but one in the background is cancelled and
+ * waited for. The view is taken. */
+int job_add(struct engine *, Sp__Job *view, bool background, struct job **ret, struct sp_why *why);
 void job_remove(struct job *);
 /* Changes the view under lock and tells the watchers; NULL or 0 leaves a member as it is. */
 void job_tell(struct job *, Sp__PointState state, const char *step);
@@ -97,7 +102,15 @@ void job_progress(struct job *, uint64_t done, uint64_t total, const char *step)
  * with job_remove(). */
 void job_end(struct job *, const Sp__Point *);
 void engine_publish_point(struct engine *, const Sp__Point *);
+/* Verifies a point when a worker is free and nothing else runs in the background; with -EBUSY
+ * nothing was begun. */
+int background_verify(struct engine *, const char *point_id);
+bool background_has_room(struct engine *);
 uint64_t engine_now_ms(void);
+
+/* ---- reproof.c ---- */
+/* It has not been proved for so long that "could not be asked" is no excuse any more. */
+bool reproof_patience_over(const struct engine *, const Sp__Point *);
 
 /* ---- backup.c ---- */
 void backup_work(void *arg);

@@ -15,7 +15,8 @@ static const Sp__Finding *const *findings_of(const Sp__Manifest *m)
 
 static Sp__PointState judge(const struct run *run, const Sp__Manifest *m, bool reproof)
 {
-    return reproof ? verdict_after_reproof(run->cp->point->state, findings_of(m), m->n_findings)
+    return reproof ? verdict_after_reproof(run->cp->point->state, findings_of(m), m->n_findings,
+                                           reproof_patience_over(run->engine, run->cp->point))
                    : verdict_state(findings_of(m), m->n_findings);
 }
 

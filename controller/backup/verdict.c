@@ -182,14 +182,14 @@ static bool only_unreachable(const Sp__Finding *const *findings, size_t count)
 }
 
 Sp__PointState verdict_after_reproof(Sp__PointState before, const Sp__Finding *const *findings,
-                                     size_t count)
+                                     size_t count, bool patience_over)
 {
     Sp__PointState now = verdict_state(findings, count);
     bool was_good = before == SP__POINT_STATE__POINT_STATE_VALID ||
                     before == SP__POINT_STATE__POINT_STATE_AT_RISK;
     if (!was_good || now == SP__POINT_STATE__POINT_STATE_VALID)
         return now;
-    if (only_unreachable(findings, count))
+    if (!patience_over && only_unreachable(findings, count))
         return before;
     return SP__POINT_STATE__POINT_STATE_AT_RISK;
 }

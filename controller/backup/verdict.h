@@ -43,8 +43,9 @@ int verdict_apply_policy(const Sp__Policy *, Sp__Finding *const *findings, size_
 Sp__PointState verdict_state(const Sp__Finding *const *findings, size_t count);
 
 /* The state after a re-proof: `valid` becomes `at_risk` where a key is absent or wrong, stays
- * `valid` where somebody could only not be asked, and falls to the plain verdict else. */
+ * `valid` where somebody could only not be asked, until `patience_over`, and falls to the plain
+ * verdict else. */
 Sp__PointState verdict_after_reproof(Sp__PointState before, const Sp__Finding *const *findings,
-                                     size_t count);
+                                     size_t count, bool patience_over);
 
 #endif

@@ -74,6 +74,10 @@ static int load(struct run *run, Sp__Manifest **ret)
     struct sp_bytes none = {0};
     Sp__Signed *sealed SP_CLEANUP(signed_message) = NULL;
     int r = catalog_point_get(e->options.catalog, run->job->view->point_id, &run->cp);
+    if (r == 0) {
+        run->cp->point->last_tried_unix_ms = engine_now_ms();
+        r = catalog_point_save(e->options.catalog, run->cp, false, NULL);
+    }
     if (r == 0)
         r = engine_vault(e, run->cp->point->vault_id, true, &run->vault, &run->why);
     if (r == 0)

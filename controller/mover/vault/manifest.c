@@ -242,20 +242,23 @@ int vault_get_manifest(struct vault *v, const char *machine_id, const char *poin
     if (r < 0)
         return sp_why_set(why, r, "cannot list the manifests: %s", strerror(-r));
     /* The newest that is good; if none is, what is wrong with the newest. */
-    int first = sp_why_set(why, -ENOENT, "the vault holds no manifest of point %s", point_id);
-    bool told = false;
-    r = first;
+    int first = 0;
+    r = -ENOENT;
     for (size_t i = list.count; i > 0; i--) {
         struct sp_why detail = {{0}};
         r = manifest_load(v, &list.names[i - 1], sealing_key, ret, ret_manifest, &detail);
         if (r == 0 || r == -ENOMEM)
             break;
-        if (!told && why)
+        if (first)
+            continue;
+        first = r;
+        if (why)
             *why = detail;
-        first = told ? first : r;
-        told = true;
     }
+    bool none = list.count == 0;
     manifest_list_free(&list);
+    if (none)
+        return sp_why_set(why, -ENOENT, "the vault holds no manifest of point %s", point_id);
     return r == 0 || r == -ENOMEM ? r : first;
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "base/clock.h"
 #include "base/signed_request.h"
 #include "fakes.h"
 #include <string.h>
@@ -89,7 +90,7 @@ static Sp__KeeperResponse *prove(const Sp__ProveRequest *request)
     s.kind = request->volume->kind;
     s.verdict = fake_keeper.verdict;
     s.level = SP__EVIDENCE_LEVEL__EVIDENCE_LEVEL_PLAINTEXT;
-    s.made_unix_ms = 42;
+    s.made_unix_ms = sp_clock_system.wall_ms(sp_clock_system.self);
     record.record_id = (char *)(uintptr_t) "record-1";
     s.record = &record;
     assert_int_equal(sp_pack(&s.base, &packed, &size), 0);

@@ -260,7 +260,12 @@ static void reproof_goes_to_at_risk_and_back(void **state)
     for (size_t i = 0; i < SP_COUNT(cases); i++) {
         Sp__Finding *f = a_finding(cases[i].reason, "luks:a", "", 0);
         const Sp__Finding *const list[] = {f};
-        assert_int_equal(verdict_after_reproof(cases[i].before, list, 1), cases[i].after);
+        assert_int_equal(verdict_after_reproof(cases[i].before, list, 1, false), cases[i].after);
+        Sp__PointState late = verdict_after_reproof(cases[i].before, list, 1, true);
+        bool excused = cases[i].before == STATE(VALID) && cases[i].after == STATE(VALID);
+        assert_int_equal(late, excused && cases[i].reason == REASON(ESCROW_UNREACHABLE)
+                                   ? STATE(AT_RISK)
+                                   : cases[i].after);
         message_free(f);
     }
 }
