@@ -266,12 +266,29 @@ static int probe_again(struct scan *scan, struct scan_device *device, int fd)
     return held ? take_same_content(device, fd, was->content) : 0;
 }
 
+/* A suspended device cannot be read. If the freeze has suspended it, it is as it was right before. */
+static int take_unread(const struct scan *scan, struct scan_device *device)
+{
+    Sp__BlockDevice *m = device->message;
+    const Sp__BlockDevice *was = known_before(scan, m);
+    if (!was)
+        return 0;
+    if (was->content)
+        m->content = (Sp__Content *)sp_message_copy(&was->content->base);
+    int r = was->content && !m->content ? -ENOMEM : 0;
+    if (r == 0)
+        r = message_text(&m->partition_table, was->partition_table);
+    return r == 0 ? message_text(&m->table_uuid, was->table_uuid) : r;
+}
+
 /* ---- all ---- */
 
 static int probe_device(struct scan *scan, struct scan_device *device)
 {
-    if (strcmp(device->message->type, "rom") == 0 || device->suspended)
-        return 0; /* reading may spin up or wait for a medium, or block */
+    if (strcmp(device->message->type, "rom") == 0)
+        return 0; /* reading may spin up or wait for a medium */
+    if (device->suspended)
+        return take_unread(scan, device);
     SP_FD int fd = scan_open(scan, device);
     if (fd < 0) {
         device->error = fd;

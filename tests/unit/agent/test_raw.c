@@ -5,6 +5,7 @@
 #include "agent/linux/raw.h"
 #include "agent/linux/suspend.h"
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "tree.h"
 #include <errno.h>
 #include <setjmp.h>
@@ -12,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -296,6 +298,34 @@ static void a_guest_without_device_mapper_has_none(void **state)
         assert_string_not_equal(raws[i].path, "/dev/mapper/ghost");
 }
 
+/* While it is suspended nothing of it can be read. */
+static void one_that_is_held_is_told_of_as_right_before(void **state)
+{
+    struct tree *tree = *state;
+    struct looks looks;
+    make_guest(tree, &looks, 1);
+    tree_mkfs(tree, "dm-0", "echo 'start=2048' | sfdisk -q --no-reread");
+    tree_disk(tree, "vdc", "254:32", 8);
+    static const char *const on_vdc[] = {"vdc", NULL};
+    tree_dm(tree, "dm-1", "253:1", "asm", "CRYPT-PLAIN-asm", 8, on_vdc);
+    tree_write(tree, "dm-1", 32, "ORCLDISK", 8);
+    find(tree, "all");
+    const Sp__BlockDevice *db = inventory_device(inventory, "dm-0");
+    assert_string_equal(db->partition_table, "dos");
+    assert_string_equal(inventory_device(inventory, "dm-1")->content->type, "oracleasm");
+    tree_file(tree, "sys/block/dm-0/dm/suspended", "1\n");
+    tree_file(tree, "sys/block/dm-1/dm/suspended", "1\n");
+    for (const char **name = (const char *[]){"dm-0", "dm-1", NULL}; *name; name++) {
+        SP_FREE char *node = sp_format("%s/%s", tree->dev, *name);
+        assert_int_equal(unlink(node), 0); /* so that reading it would be noticed */
+    }
+    Sp__Inventory *again = NULL;
+    assert_int_equal(inventory_read_again(&tree->roots, inventory, &again, NULL), 0);
+    assert_int_equal(again->n_findings, 0);
+    assert_memory_equal(again->digest.data, inventory->digest.data, 32);
+    sp__inventory__free_unpacked(again, NULL);
+}
+
 static int begin(void **state)
 {
     static struct tree tree;
@@ -329,6 +359,7 @@ int main(void)
         T(a_log_device_of_a_mount_is_left_alone),
         T(nothing_is_suspended_where_the_root_is_unknown),
         T(a_guest_without_device_mapper_has_none),
+        T(one_that_is_held_is_told_of_as_right_before),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
