@@ -35,8 +35,9 @@ fresh_root() {
     shift
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
     suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    mmdebstrap --variant=minbase --include="$(echo "$*" | tr ' ' ,)" --dpkgopt=force-unsafe-io \
-        --dpkgopt='path-exclude=/usr/share/locale/*' --aptopt='Acquire::Languages "none"' \
+    # Each archive goes through a filter in Python: not by way of what wraps python3 in somebody's PATH.
+    PATH=/usr/sbin:/usr/bin:/sbin:/bin mmdebstrap --variant=minbase --include="$(echo "$*" | tr ' ' ,)" \
+        --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/locale/*' --aptopt='Acquire::Languages "none"' \
         "$suite" "$root" "$mirror" >"$root.log" 2>&1 || {
         tail "$root.log" >&2
         fail "no fresh root"
