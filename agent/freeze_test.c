@@ -33,6 +33,18 @@ static const char *outcome_text(Sp__FreezeResult__Outcome outcome)
     }
 }
 
+static const char *raw_outcome_text(Sp__FreezeResult__Outcome outcome)
+{
+    switch (outcome) {
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN:
+        return "suspended";
+    case SP__FREEZE_RESULT__OUTCOME__OUTCOME_BUSY:
+        return "suspended by somebody else, left alone";
+    default:
+        return outcome_text(outcome);
+    }
+}
+
 static bool is_raw(const Sp__FreezeResult *r)
 {
     return r->raw_device[0] != 0;
@@ -52,7 +64,7 @@ static void print_results(const Sp__ThawAnswer *thaw, FILE *out)
             continue;
         bool held = r->outcome == SP__FREEZE_RESULT__OUTCOME__OUTCOME_FROZEN;
         fprintf(out, "%-24s %-8s %s", name_of(r), is_raw(r) ? "raw" : r->type,
-                held && is_raw(r) ? "suspended" : outcome_text(r->outcome));
+                is_raw(r) ? raw_outcome_text(r->outcome) : outcome_text(r->outcome));
         if (held)
             fprintf(out, " in %.1f ms, %s in %.1f ms", (double)r->freeze_us / 1000,
                     is_raw(r) ? "resumed" : "thawed", (double)r->thaw_us / 1000);
