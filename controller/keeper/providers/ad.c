@@ -279,8 +279,8 @@ static int read_password(struct ldap_link *l, const char *dn, struct sp_secret *
     if (reading.error == -ENOENT)
         return sp_why_set(why, -EACCES,
                           "the recovery object is shown, but not its password: give the user of "
-                          "bind_dn full control of msFVE-RecoveryInformation objects "
-                          "(dsacls … /I:S /G USER:CA;msFVE-RecoveryPassword)");
+                          "bind_dn control access to it (dsacls BASE /I:S /G "
+                          "USER:RPCA;msFVE-RecoveryPassword;msFVE-RecoveryInformation)");
     if (reading.error < 0 || !is_recovery_password(secret))
         return sp_why_set(why, -EPROTO, "what %.200s holds is no recovery password", dn);
     *ret = sp_steal(secret);

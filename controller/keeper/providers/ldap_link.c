@@ -105,7 +105,9 @@ static const char *said(struct ldap_link *l, char out[SAID_BYTES])
     out[0] = 0;
     if (ldap_get_option(l->ld, LDAP_OPT_DIAGNOSTIC_MESSAGE, &text) != LDAP_OPT_SUCCESS || !text)
         return out;
-    snprintf(out, SAID_BYTES, "%s", text);
+    /* What libldap makes of an error that it has no words for. */
+    if (strstr(text, "unknown error code") == NULL)
+        snprintf(out, SAID_BYTES, "%s", text);
     for (char *p = out; *p; p++)
         if (*p < ' ' || *p > '~')
             *p = '?';

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Active Directory as a provider, a real domain controller and a real BitLocker volume: what 'escrow test' says of
+each thing that can be wrong, what a backup says of absent, denied and unreachable, and a recovery password that is only
+in AD, proved, mirrored, and still there when AD is not."""
+import json
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
+from domain import UNIT, Domain, own_network  # noqa: E402
+from idle import IdleMachine  # noqa: E402
+from lab import Lab  # noqa: E402
+
+SOURCE = pathlib.Path(os.environ.get("SEALPOINT_SOURCE") or pathlib.Path(__file__).resolve().parents[3])
+CORPUS = pathlib.Path(os.environ.get("SEALPOINT_CORPUS") or SOURCE.parent / "shared" / "corpus")
+IMAGE = "bitlk-aes-xts-128.img.xz"
+LONG = bool(os.environ.get("SEALPOINT_LONG"))  # each of these restarts the keeper
+CANARY = "01234567-89ab-cdef-0123-456789abcdef"
+WRONG = "-".join(["111111"] * 8)
+USERS = {"reader": ("Passw0rd-reader", "GA"), "peeker": ("Passw0rd-peeker", "RPLCLORC"),
+         "nobody": ("Passw0rd-nobody", "")}
+
+
+def secret_of_image():
+    for line in (CORPUS / "MANIFEST.tsv").read_text().splitlines():
+        if line.startswith(IMAGE + "\t"):
+            return re.search(r"recovery\[([0-9a-f-]+)\]=([0-9-]+)", line).groups()
+    raise LookupError(IMAGE)
+
+
+def section(lab, domain, name, **changes):
+    """One provider's section of keeper.conf."""
+    user = changes.pop("user", "reader")
+    password = lab.path / f"password-{name}"
+    password.write_text(changes.pop("password", USERS[user][0]) + "\n")
+    password.chmod(0o600)
+    settings = {"url": "ldaps://127.0.0.1", "ca_file": domain.ca, "base": UNIT, "bind_dn": f"{user}@lab.example",
+                "password_file": password, "canary": CANARY, "timeout": "5s", **changes}
+    lines = [f"{k} = {v}\n" for k, v in settings.items() if v is not None]
+    return f"[active-directory {name}]\n{''.join(lines)}"
+
+
+def restart_keeper(lab, *sections):
+    drop_in = lab.keeper_conf.with_name(lab.keeper_conf.name + ".d") / "providers.conf"
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text("\n".join(sections))
+    lab.keeper.stop()
+    lab.start_keeper()
+
+
+def run(lab, *words):
+    status, out, err = lab.cli(*words, check=False, json=False)
+    return status, out + err
+
+
+def everything_that_can_be_wrong(lab, domain):
+    """Each failure is found at its stage, and the sentence tells what to do."""
+    other_ca = lab.path / "other-ca.pem"
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", other_ca)
+    reader_dn = f"CN=reader,CN=Users,{UNIT.partition(',')[2]}"
+    cases = {
+        "corp": ({}, None, None),
+        "starttls": ({"url": "ldap://127.0.0.1", "bind_dn": reader_dn}, None, None),
+        "down": ({"url": "ldaps://127.0.0.1:1"}, "connection", "nothing listens on 127.0.0.1 port 1"),
+        "noname": ({"url": "ldaps://dc9.lab.example"}, "connection", "cannot be resolved"),
+        "ca": ({"ca_file": other_ca}, "TLS", "signed by a CA of ca_file"),
+        "host": ({"url": "ldaps://localhost"}, "TLS", "must be for the host"),
+        "plain": ({"url": "ldaps://127.0.0.1:389"}, "TLS", "no trusted TLS"),
+        "password": ({"password": "not it"}, "log-on", "user or password is wrong"),
+        "nofile": ({"password_file": lab.path / "missing"}, "log-on", "cannot open the password file"),
+        "base": ({"base": "OU=Elsewhere,DC=lab,DC=example"}, "permission", "check 'base'"),
+        "blind": ({"user": "nobody"}, "permission", "the canary"),
+        "nocanary": ({"canary": None}, "permission", "set canary to the GUID"),
+        "peek": ({"user": "peeker"}, "canary", "but not its password"),
+    }
+    restart_keeper(lab, *(section(lab, domain, name, **changes) for name, (changes, _, _) in cases.items()))
+    for name, (_, stage, says) in cases.items():
+        status, said = run(lab, "escrow", "test", name)
+        last = said.strip().splitlines()[-1]
+        if stage is None:
+            assert status == 0 and said.count(" ok") == 5, (name, status, said)
+        else:
+            assert status == 3 and last.startswith(stage) and says in last, (name, status, said)
+        assert USERS["reader"][0] not in said
+        print(f"{name:9} {last}", flush=True)
+    status, out, _ = lab.cli("escrow", "test", "peek", "--json", check=False, json=False)
+    answer = json.loads(out)
+    assert status == 3 and not answer["good"], answer
+    assert [s["stage"] for s in answer["steps"]][-1] == "PROVIDER_STAGE_CANARY" and len(answer["steps"]) == 5
+    listed = {p["name"]: p for p in lab.cli("escrow", "list")["providers"]}
+    assert set(listed) == set(cases) and listed["corp"]["type"] == "active-directory" and listed["corp"]["mirror"]
+    assert run(lab, "escrow", "test", "other")[0] == 1
+
+
+def reasons(job):
+    return {f["reason"] for f in job["findings"] if not f.get("note")}
+
+
+def verify(lab, point):
+    return json.loads(lab.cli("point", "verify", point, "--json", check=False)[1])
+
+
+def answers_are_kept_apart(lab, domain):
+    """The same volume, whose key AD does not have (yet)."""
+    restart_keeper(lab, section(lab, domain, "corp"))
+    job = json.loads(lab.cli("backup", "idle1", "--no-agent", "--json", check=False)[1])
+    assert job["state"] == "POINT_STATE_INVALID" and "REASON_ESCROW_MISSING" in reasons(job), job
+    down = section(lab, domain, "down", url="ldaps://127.0.0.1:1")
+    cases = [("DENIED", "corp", [section(lab, domain, "corp", user="nobody")]),
+             ("UNREACHABLE", "down", [section(lab, domain, "corp"), down])]
+    if LONG:
+        cases += [("DENIED", "corp", [section(lab, domain, "corp", user="peeker")]),
+                  ("DENIED", "corp", [section(lab, domain, "corp", canary=None), down])]
+    for reason, who, sections in cases:
+        restart_keeper(lab, *sections)
+        again = verify(lab, job["point_id"])
+        assert again["state"] == "POINT_STATE_UNPROVEN", again
+        assert f"REASON_ESCROW_{reason}" in reasons(again) and "REASON_ESCROW_MISSING" not in reasons(again), again
+        text = [f["text"] for f in again["findings"] if f["reason"] == f"REASON_ESCROW_{reason}"][0]
+        assert f"{who}: " in text, text
+        print(f"{reason}: {text}", flush=True)
+    return job["point_id"]
+
+
+def a_key_of_ad_is_mirrored(lab, domain, point, guid, password):
+    """Two objects of one protector, one of them wrong: both are candidates."""
+    domain.fill(["recovery", UNIT, "IDLE1", guid, WRONG, "2026-01-01T00:00:00-00:00"],
+                ["recovery", UNIT, "IDLE1", guid, password, "2026-02-01T00:00:00-00:00"])
+    if LONG:
+        restart_keeper(lab, section(lab, domain, "corp", mirror="no"))
+        mercy = verify(lab, point)
+        assert mercy["state"] == "POINT_STATE_UNPROVEN" and "REASON_ESCROW_NOT_PINNABLE" in reasons(mercy), mercy
+        assert "at the provider's mercy" in run(lab, "key", "list")[1]
+    restart_keeper(lab, section(lab, domain, "corp"))
+    good = verify(lab, point)
+    assert good["state"] == "POINT_STATE_VALID", good
+    records = [k for k in lab.cli("key", "list")["records"] if k["holding"] == "RECORD_HOLDING_MIRRORED"]
+    assert len(records) == 1, records
+    k = records[0]
+    assert k["provider"] == "corp" and k["version"] and k["pins"] == 1 and k["protector_id"] == guid, k
+    assert f"CN=IDLE1,{UNIT}" in k["note"] and guid.upper() in k["note"], k
+    shown = run(lab, "key", "show", k["record_id"])[1]
+    assert "mirrored, pinned" in shown and f"of corp, version {k['version']}" in shown, shown
+    print(shown.strip(), flush=True)
+
+
+def ad_may_go(lab, domain, point):
+    """What was mirrored does not need it any more, and nothing of the key is where it must not be."""
+    domain.stop()
+    again = verify(lab, point)
+    assert again["state"] == "POINT_STATE_VALID", again
+    assert lab.cli("keystore", "check").get("problems", []) == []
+
+
+def nothing_is_left(lab, *secrets):
+    for path in lab.path.rglob("*"):
+        if path.is_file() and path.suffix != ".raw" and not path.name.startswith("password-"):
+            data = path.read_bytes()
+            for s in secrets:
+                assert s.encode() not in data, f"{path} holds a secret"
+
+
+def main():
+    if not (CORPUS / IMAGE).exists():
+        print(f"no {IMAGE} in {CORPUS}: set SEALPOINT_CORPUS")
+        sys.exit(77)
+    own_network()
+    guid, password = secret_of_image()
+    with Lab() as lab:
+        image = lab.path / "bitlocker.raw"
+        with lzma.open(CORPUS / IMAGE) as packed, open(image, "wb") as raw:
+            while block := packed.read(1 << 20):
+                raw.seek(len(block), 1) if not block.strip(b"\0") else raw.write(block)
+            raw.truncate()
+        domain = Domain(lab.path / "dc").make()
+        domain.fill(["begin", UNIT, USERS], ["computer", UNIT, "IDLE1"], ["computer", UNIT, "CANARY"],
+                    ["recovery", UNIT, "CANARY", CANARY, WRONG, "2026-01-01T00:00:00-00:00"])
+        domain.start()
+        try:
+            lab.up()
+            everything_that_can_be_wrong(lab, domain)
+            with IdleMachine(lab.path / "idle1", {"bitlocker": image}) as machine:
+                machine.start()
+                lab.cli("machine", "add", "idle1")
+                lab.cli("vault", "add", "main", "--dir", lab.vault)
+                lab.cli("machine", "set-source", "idle1", "--qmp", machine.qmp_source, "--vault", "main")
+                point = answers_are_kept_apart(lab, domain)
+            a_key_of_ad_is_mirrored(lab, domain, point, guid, password)
+            ad_may_go(lab, domain, point)
+            nothing_is_left(lab, password, USERS["reader"][0], USERS["peeker"][0])
+        finally:
+            domain.stop()
+
+
+main()
