@@ -69,7 +69,7 @@ static void print_results(const Sp__ThawAnswer *thaw, FILE *out)
             fprintf(out, " in %.1f ms, %s in %.1f ms", (double)r->freeze_us / 1000,
                     is_raw(r) ? "resumed" : "thawed", (double)r->thaw_us / 1000);
         if (r->error && r->outcome == SP__FREEZE_RESULT__OUTCOME__OUTCOME_FAILED)
-            fprintf(out, ": %s", strerror(r->error));
+            fprintf(out, ": %s", r->error == EXDEV ? "not frozen" : strerror(r->error));
         fprintf(out, "\n");
     }
 }
@@ -134,7 +134,19 @@ static void advise_result(const Sp__FreezeResult *r, FILE *out)
                name_of(r));
         break;
     case SP__FREEZE_RESULT__OUTCOME__OUTCOME_FAILED:
-        if (r->error != ECANCELED)
+        if (r->error == EXDEV)
+            advise(
+                out,
+                "%s, is not frozen, so that backups have the grade crash: mounted here as well it "
+                "would be",
+                r->mount_point);
+        else if (r->error == ENODEV && !is_raw(r))
+            advise(out,
+                   "%s is hidden below another mount, where it cannot be reached: it is not "
+                   "frozen, so "
+                   "that backups have the grade crash",
+                   r->mount_point);
+        else if (r->error != ECANCELED)
             advise(out, "%s could not be %s", name_of(r), is_raw(r) ? "suspended" : "frozen");
         break;
     default:

@@ -302,6 +302,27 @@ static int probe_device(struct scan *scan, struct scan_device *device)
     return r == 0 ? probe_volume(scan, device, fd, other) : r;
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The devices of a btrfs, of which its mount names one. */
+static int fill_devices(struct scan *scan, Sp__FileSystem *fs)
+{
+    SP_FREE char *path = sp_format("%s/fs/btrfs/%s/devices", scan->roots->sys, fs->uuid);
+    DIR *dir = path && !strchr(fs->uuid, '/') ? opendir(path) : NULL;
+    int r = path ? 0 : -ENOMEM;
+    for (struct dirent *entry; r == 0 && dir && (entry = readdir(dir));)
+        if (scan_named(scan, entry->d_name))
+            r = message_append_text(&fs->devices, &fs->n_devices, entry->d_name);
+    if (dir)
+        closedir(dir);
+    if (fs->n_devices > 1)
+        qsort(fs->devices, fs->n_devices, sizeof(*fs->devices), by_name);
+    return r;
+}
+
 static int fill_file_system_uuids(struct scan *scan)
 {
     int r = 0;
@@ -310,6 +331,8 @@ static int fill_file_system_uuids(struct scan *scan)
         struct scan_device *device = scan_named(scan, fs->device);
         if (device && device->message->content)
             r = message_text(&fs->uuid, device->message->content->uuid);
+        if (r == 0 && strcmp(fs->type, "btrfs") == 0 && fs->uuid[0] && fs->n_devices == 0)
+            r = fill_devices(scan, fs);
     }
     return r;
 }

@@ -57,6 +57,7 @@ int inventory_read_again(const struct inventory_roots *roots, const Sp__Inventor
     } steps[] = {
         {"the block devices in sysfs", scan_devices},
         {"mountinfo", scan_mounts},
+        {"mountinfo of other namespaces", scan_mounts_elsewhere},
         {"loop devices", scan_loops},
         {"contents of devices", scan_contents},
         {"volumes", scan_volumes},

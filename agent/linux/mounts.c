@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/scan.h"
 #include "agent/message.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <libmount/libmount.h>
 #include <limits.h>
@@ -196,6 +199,139 @@ int scan_mounts(struct scan *scan)
     struct libmnt_fs *fs;
     while (r == 0 && mnt_table_next_fs(table, iter, &fs) == 0)
         r = add_mount(scan, fs);
+    return r;
+}
+
+/* ---- other mount namespaces ---- */
+
+enum { NAMESPACES_MOST = 256, PROCESSES_MOST = 16384, MOUNTINFO_MOST = 4 << 20 };
+
+static bool is_new_block_mount(const struct scan *scan, const char *line, char devno[24])
+{
+    unsigned major, minor;
+    const char *tail = strstr(line, " - ");
+    if (!tail || sscanf(line, "%*s %*s %u:%u", &major, &minor) != 2)
+        return false;
+    snprintf(devno, 24, "%u:%u", major, minor);
+    const char *source = strchr(tail + 3, ' ');
+    return (major || (source && strncmp(source, " /dev/", 6) == 0)) &&
+           find_superblock(scan, devno) == scan->inventory->n_file_systems;
+}
+
+static int add_elsewhere(struct scan *scan, struct libmnt_fs *fs)
+{
+    char devno[24];
+    struct scan_device *device = device_of(scan, fs, devno);
+    const char *point = mnt_fs_get_target(fs);
+    if (!device || !point)
+        return 0;
+    SP_FREE char *where =
+        sp_format("%s in another mount namespace on %s", point, device->message->name);
+    int r = where ? add_superblock(scan, fs, devno, device, false) : -ENOMEM;
+    if (r < 0)
+        return r;
+    Sp__FileSystem *m = scan->inventory->file_systems[scan->inventory->n_file_systems - 1];
+    m->elsewhere = true;
+    r = message_text(&m->mount_point, where);
+    return r == 0 ? add_mount_point(device->message, where) : r;
+}
+
+static int add_line(struct scan *scan, char *line)
+{
+    char devno[24];
+    if (!is_new_block_mount(scan, line, devno))
+        return 0;
+    SP_FILE FILE *in = fmemopen(line, strlen(line), "r");
+    SP_CLEANUP(table) struct libmnt_table *table = mnt_new_table();
+    SP_CLEANUP(iter) struct libmnt_iter *iter = mnt_new_iter(MNT_ITER_FORWARD);
+    struct libmnt_fs *fs;
+    if (!in || !table || !iter)
+        return -ENOMEM;
+    if (mnt_table_parse_stream(table, in, "mountinfo") != 0 ||
+        mnt_table_next_fs(table, iter, &fs) != 0)
+        return 0;
+    return add_elsewhere(scan, fs);
+}
+
+/* Which namespace a process is in, by the id of its first mount: each mount of the system has one
+ * of its own. To ask for the namespace itself would take the right to trace the process. 0: gone.
+ */
+static unsigned long namespace_of(const char *proc, const char *process)
+{
+    SP_FREE char *path = sp_format("%s/%s/mountinfo", proc, process);
+    SP_FILE FILE *in = path ? fopen(path, "re") : NULL;
+    unsigned long id;
+    return in && fscanf(in, "%lu", &id) == 1 ? id : 0;
+}
+
+static int add_namespace(struct scan *scan, const char *process)
+{
+    SP_FREE char *path = sp_format("%s/%s/mountinfo", scan->roots->proc, process);
+    SP_FREE char *text = NULL;
+    if (!path)
+        return -ENOMEM;
+    if (sp_file_read(path, MOUNTINFO_MOST, &text, NULL) < 0)
+        return 0; /* it ended */
+    int r = 0;
+    char *save = NULL;
+    for (char *line = strtok_r(text, "\n", &save); r == 0 && line;
+         line = strtok_r(NULL, "\n", &save))
+        r = add_line(scan, line);
+    return r;
+}
+
+/* Those of a moment ago: looking again would take time while everything is frozen, and none of them
+ * is. */
+static int take_elsewhere_of_before(struct scan *scan)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < scan->before->n_file_systems; i++) {
+        const Sp__FileSystem *was = scan->before->file_systems[i];
+        struct scan_device *device = scan_named(scan, was->device);
+        if (!was->elsewhere || !device ||
+            find_superblock(scan, was->devno) != scan->inventory->n_file_systems)
+            continue;
+        Sp__FileSystem *m = (Sp__FileSystem *)sp_message_copy(&was->base);
+        if (!m)
+            return -ENOMEM;
+        r = message_append(&scan->inventory->file_systems, &scan->inventory->n_file_systems, m);
+        if (r < 0)
+            sp__file_system__free_unpacked(m, NULL);
+        else
+            r = add_mount_point(device->message, m->mount_point);
+    }
+    return r;
+}
+
+/* A file system that only a container or a service has mounted is none that can be frozen from
+ * here: its mount may go, and with it what a thaw would need. But it is on a disk, and is said. */
+int scan_mounts_elsewhere(struct scan *scan)
+{
+    if (scan->before)
+        return take_elsewhere_of_before(scan);
+    unsigned long *seen = calloc(NAMESPACES_MOST, sizeof(*seen));
+    DIR *dir = seen ? opendir(scan->roots->proc) : NULL;
+    size_t count = 0, processes = 0;
+    int r = seen ? 0 : -ENOMEM;
+    if (seen && (seen[0] = namespace_of(scan->roots->proc, "self")))
+        count = 1;
+    for (struct dirent *entry; r == 0 && dir && count < NAMESPACES_MOST &&
+                               processes < PROCESSES_MOST && (entry = readdir(dir));) {
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        processes++;
+        unsigned long id = namespace_of(scan->roots->proc, entry->d_name);
+        size_t i = 0;
+        while (i < count && seen[i] != id)
+            i++;
+        if (id == 0 || i < count)
+            continue;
+        seen[count++] = id;
+        r = add_namespace(scan, entry->d_name);
+    }
+    if (dir)
+        closedir(dir);
+    free(seen);
     return r;
 }
 

@@ -38,6 +38,9 @@ static void preset(const struct agent_config *config, const Sp__FreezeCommand *c
     else if (is_excluded(config, command, fs->mount_point)) {
         held->outcome = OUTCOME(FAILED);
         held->error = ECANCELED;
+    } else if (fs->elsewhere) {
+        held->outcome = OUTCOME(FAILED);
+        held->error = EXDEV;
     } else {
         held->fd = freeze_open_superblock(fs->devno);
         if (held->fd < 0) {
@@ -54,6 +57,16 @@ static void preset(const struct agent_config *config, const Sp__FreezeCommand *c
 static uint32_t level_of(const Sp__Inventory *inventory, const char *device, bool raw)
 {
     return 2 * inventory_loop_depth(inventory, device) + (raw ? 0 : 1);
+}
+
+static uint32_t level_of_file_system(const Sp__Inventory *inventory, const Sp__FileSystem *fs)
+{
+    uint32_t level = level_of(inventory, fs->device, false);
+    for (size_t i = 0; i < fs->n_devices; i++) {
+        uint32_t of_device = level_of(inventory, fs->devices[i], false);
+        level = of_device > level ? of_device : level;
+    }
+    return level;
 }
 
 static int add_raw(struct plan *plan, const struct inventory_roots *roots,
@@ -117,7 +130,7 @@ int plan_make(struct plan *plan, const struct agent_config *config,
         held->type = strdup(fs->type);
         held->device = strdup(fs->device);
         held->devno = strdup(fs->devno);
-        held->level = level_of(inventory, fs->device, false);
+        held->level = level_of_file_system(inventory, fs);
         preset(config, command, fs, held);
         if (!held->mount_point || !held->type || !held->device || !held->devno)
             return -ENOMEM;

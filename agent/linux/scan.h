@@ -62,6 +62,7 @@ struct scan {
 
 int scan_devices(struct scan *scan);
 int scan_mounts(struct scan *scan);
+int scan_mounts_elsewhere(struct scan *scan);
 int scan_loops(struct scan *scan);
 int scan_contents(struct scan *scan);
 int scan_volumes(struct scan *scan);

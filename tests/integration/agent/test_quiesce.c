@@ -225,6 +225,88 @@ static void a_file_system_with_many_mounts_is_frozen_once(void **state)
         mounts_folder);
 }
 
+/* Its mount names one device, and lies on two, of which the other is in a file on what is frozen
+ * with it: frozen after that it would wait for it for good. */
+static void a_btrfs_on_several_devices_comes_before_what_holds_any_of_them(void **state)
+{
+    (void)state;
+    char point[160], all[1200];
+    snprintf(point, sizeof(point), "%s/wide", mounts_folder);
+    run("truncate -s 128M %s/wide0 %s/wide1 && mkdir %s && a=$(losetup -f --show %s/wide0) && "
+        "b=$(losetup -f --show %s/wide1) && mkfs.btrfs -q -d raid0 -m raid1 $a $b && "
+        "mount $a %s && losetup -d $a $b",
+        mounts_folder, xfs, point, mounts_folder, xfs, point);
+    snprintf(all, sizeof(all), "%s,%s", only, point);
+    config.only = all;
+    struct quiesce *q = new_quiesce(real_argv);
+    for (int round = 0; round < 3; round++) {
+        Sp__FreezeCommand command = SP__FREEZE_COMMAND__INIT;
+        mounts_write(point, 4096, false);
+        Sp__FreezeAnswer *f = freeze(q, "wide", &command);
+        assert_int_equal(result_of(f->results, f->n_results, point)->outcome, OUTCOME(FROZEN));
+        assert_int_equal(result_of(f->results, f->n_results, xfs)->outcome, OUTCOME(FROZEN));
+        const Sp__FileSystem *wide = NULL;
+        for (size_t i = 0; i < f->inventory->n_file_systems; i++)
+            if (strcmp(f->inventory->file_systems[i]->mount_point, point) == 0)
+                wide = f->inventory->file_systems[i];
+        assert_non_null(wide);
+        assert_int_equal(wide->n_devices, 2);
+        const unsigned depths[] = {inventory_loop_depth(f->inventory, wide->devices[0]),
+                                   inventory_loop_depth(f->inventory, wide->devices[1])};
+        assert_int_equal(depths[0] + depths[1], 3);
+        sp__freeze_answer__free_unpacked(f, NULL);
+        Sp__ThawAnswer *t = thaw(q, "wide");
+        assert_true(t->all_thawed_on_command);
+        sp__thaw_answer__free_unpacked(t, NULL);
+    }
+    quiesce_free(q);
+    config.only = only;
+    run("umount %s && rm %s/wide0 %s/wide1", point, mounts_folder, xfs);
+}
+
+/* A container's: it is on a disk, so it is said, but it is not frozen. */
+static void what_only_another_namespace_mounts_is_said(void **state)
+{
+    (void)state;
+    char all[1400], name[300];
+    run("truncate -s 8M %s/far.img && mkfs.ext4 -q -F %s/far.img && mkdir %s/far && "
+        "losetup -f --show %s/far.img > %s/far.loop && "
+        "{ unshare -m --propagation slave sh -c 'mount $(cat %s/far.loop) %s/far && "
+        "touch %s/far.up && exec timeout 60 tail -f /dev/null' >/dev/null & echo $! > %s/far.pid; "
+        "} && "
+        "until [ -e %s/far.up ]; do sleep 0.05; done",
+        mounts_folder, mounts_folder, mounts_folder, mounts_folder, mounts_folder, mounts_folder,
+        mounts_folder, mounts_folder, mounts_folder, mounts_folder);
+    SP_FREE char *path = sp_format("%s/far.loop", mounts_folder), *text = NULL;
+    assert_int_equal(sp_file_read(path, 64, &text, NULL), 0);
+    text[strcspn(text, "\n")] = 0;
+    const char *device = text + strlen("/dev/");
+    snprintf(name, sizeof(name), "%s/far in another mount namespace on %s", mounts_folder, device);
+    snprintf(all, sizeof(all), "%s,%s", only, name);
+    config.only = all;
+    struct quiesce *q = new_quiesce(real_argv);
+    Sp__FreezeCommand command = SP__FREEZE_COMMAND__INIT;
+    Sp__FreezeAnswer *f = freeze(q, "far", &command);
+    const Sp__FreezeResult *r = result_of(f->results, f->n_results, name);
+    assert_int_equal(r->outcome, OUTCOME(FAILED));
+    assert_int_equal(r->error, EXDEV);
+    /* The inventory of the frozen moment has it, too: by that the grade is lowered. */
+    const Sp__FileSystem *far = NULL;
+    for (size_t i = 0; i < f->inventory->n_file_systems; i++)
+        if (strcmp(f->inventory->file_systems[i]->mount_point, name) == 0)
+            far = f->inventory->file_systems[i];
+    assert_non_null(far);
+    assert_true(far->elsewhere && far->has_block_device && !far->read_only);
+    assert_string_equal(far->device, device);
+    sp__freeze_answer__free_unpacked(f, NULL);
+    Sp__ThawAnswer *t = thaw(q, "far");
+    assert_true(t->all_thawed_on_command);
+    sp__thaw_answer__free_unpacked(t, NULL);
+    quiesce_free(q);
+    config.only = only;
+    run("kill $(cat %s/far.pid); losetup -d $(cat %s/far.loop)", mounts_folder, mounts_folder);
+}
+
 static void read_only_and_network_are_named_as_such(void **state)
 {
     (void)state;
@@ -385,6 +467,7 @@ static int begin(void **state)
                                    .most_per_hour = 120,
                                    .exclude = (char *)(uintptr_t) "",
                                    .only = only,
+                                   .suspend = (char *)(uintptr_t) "",
                                    .hooks_folder = hooks,
                                    .hooks_run_as = (char *)(uintptr_t) "",
                                    .hooks_timeout_ms = 10000};
@@ -411,6 +494,8 @@ int main(void)
         cmocka_unit_test(one_that_cannot_freeze_and_is_idle_counts_as_synced),
         cmocka_unit_test(freezes_are_rationed),
         cmocka_unit_test(a_file_system_with_many_mounts_is_frozen_once),
+        cmocka_unit_test(a_btrfs_on_several_devices_comes_before_what_holds_any_of_them),
+        cmocka_unit_test(what_only_another_namespace_mounts_is_said),
         cmocka_unit_test(read_only_and_network_are_named_as_such),
         cmocka_unit_test(the_one_that_blocked_is_named),
         cmocka_unit_test(hooks_run_around_the_freeze_however_it_ends),
