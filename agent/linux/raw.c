@@ -15,7 +15,6 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-SP_DEFINE_CLEANUP(table, struct libmnt_table *, mnt_unref_table)
 SP_DEFINE_CLEANUP(iter, struct libmnt_iter *, mnt_free_iter)
 SP_DEFINE_CLEANUP(probe, blkid_probe, blkid_free_probe)
 
