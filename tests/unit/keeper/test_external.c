@@ -211,6 +211,7 @@ static void test_next_value_is_the_next_generation(void **state)
     struct made_up *corp = add(r, "corp", true);
     corp->secrets[0] = fake.opens = "first";
     STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
     corp->secrets[0] = fake.opens = "second";
     STATEMENT t = prove(r, plainly, NULL);
     assert_int_equal(t->verdict, V(OPENS));
@@ -251,6 +252,7 @@ static void test_reference_becomes_a_copy_when_mirroring_begins(void **state)
     struct provider *p = NULL;
     add(r, "corp", false)->secrets[0] = fake.opens = "right";
     STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
     p = (struct provider *)(uintptr_t)providers_find(all, "corp");
     p->mirror = true;
     STATEMENT t = prove(r, plainly, NULL);
@@ -263,6 +265,7 @@ static void test_reference_to_a_provider_that_is_no_longer_configured(void **sta
     struct rig *r = *state;
     add(r, "corp", false)->secrets[0] = fake.opens = "right";
     STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
     r->options.providers = NULL;
     rig_reopen(r);
     STATEMENT t = prove(r, plainly, NULL);
@@ -461,6 +464,7 @@ static void test_list_says_what_is_configured(void **state)
     add(r, "corp", true)->secrets[0] = fake.opens = "right";
     add(r, "spare", false);
     STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__ListProvidersRequest ask = SP__LIST_PROVIDERS_REQUEST__INIT;
     request.kind_case = SP__KEEPER_REQUEST__KIND_LIST_PROVIDERS;

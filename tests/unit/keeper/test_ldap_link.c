@@ -191,6 +191,7 @@ static int search_with(serve_fn *serve, uint64_t timeout_ms, ldap_link_entry_fn 
 static int count_entry(void *self, const struct ldap_entry *e)
 {
     SP_FREE char *dn = ldap_entry_dn(e);
+    assert_true(!dn || strlen(dn) < 64);
     ++*(unsigned *)self;
     return 0;
 }
@@ -474,6 +475,7 @@ static int expect_no_value(void *self, const struct ldap_entry *e)
 {
     struct value *v = self;
     SP_FREE char *dn = ldap_entry_dn(e);
+    assert_true(!dn || strlen(dn) < 64);
     v->error = ldap_entry_value(e, "msFVE-RecoveryPassword", 8, &v->first);
     return 0;
 }
