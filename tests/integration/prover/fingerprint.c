@@ -178,18 +178,11 @@ static void the_same_fingerprint_means_the_same_verdict(void **state)
     print_message("%u changed bytes left the fingerprint as it was\n", same);
 }
 
-static int end(void **state)
-{
-    (void)state;
-    rig_remove_folder();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_class_of_bytes_counts),
         cmocka_unit_test(the_same_fingerprint_means_the_same_verdict),
     };
-    return cmocka_run_group_tests(tests, NULL, end);
+    return cmocka_run_group_tests(tests, NULL, rig_end);
 }

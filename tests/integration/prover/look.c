@@ -135,18 +135,11 @@ static void an_mbr_disk_is_looked_at_and_proved(void **state)
     rig_close(&rig);
 }
 
-static int end(void **state)
-{
-    (void)state;
-    rig_remove_folder();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_gpt_disk_is_looked_at_and_proved),
         cmocka_unit_test(an_mbr_disk_is_looked_at_and_proved),
     };
-    return cmocka_run_group_tests(tests, NULL, end);
+    return cmocka_run_group_tests(tests, NULL, rig_end);
 }

@@ -374,13 +374,6 @@ static void plain_opens_with_its_own_parameters_only(void **state)
     assert_string_equal(rig_verdict(&q), "WRONG_KEY");
 }
 
-static int end(void **state)
-{
-    (void)state;
-    rig_remove_folder();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,5 +390,5 @@ int main(void)
         cmocka_unit_test(a_slot_that_takes_forever_is_ended),
         cmocka_unit_test(plain_opens_with_its_own_parameters_only),
     };
-    return cmocka_run_group_tests(tests, NULL, end);
+    return cmocka_run_group_tests(tests, NULL, rig_end);
 }

@@ -292,3 +292,19 @@ int rig_fail(const struct question *q, struct sp_why *why)
     assert_true(r < 0);
     return r;
 }
+
+int rig_end(void **state)
+{
+    (void)state;
+    rig_remove_folder();
+    return 0;
+}
+
+void rig_images_are_as_they_were(void **state)
+{
+    (void)state;
+    rig_shell("cd '%s' && for f in *; do want=$(awk -F'\\t' -v f=\"$f\" "
+              "'$1 == f || $1 == f \".xz\" {print $2}' '%s/MANIFEST.tsv'); "
+              "[ \"$want\" = \"$(sha256sum \"$f\" | cut -c1-64)\" ] || exit 1; done",
+              rig_folder(), rig_corpus_folder());
+}

@@ -24,9 +24,11 @@ struct rig {
 void rig_open(struct rig *, const char *const *paths, uint32_t count);
 void rig_close(struct rig *);
 
-/* A folder of this run, removed by rig_remove_folder() with all in it. */
+/* A folder of this run, removed by rig_remove_folder() with all in it; rig_end() does it as the
+ * tear-down of a group. */
 const char *rig_folder(void);
 void rig_remove_folder(void);
+int rig_end(void **state);
 
 /* Path of a corpus file, unpacked into the folder once; kept by the callee. Ends the program with
  * 77 when there is no corpus. */
@@ -40,6 +42,9 @@ void rig_shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Where the corpus is. */
 const char *rig_corpus_folder(void);
+
+/* A test to run last: what was unpacked is still what the manifest says. */
+void rig_images_are_as_they_were(void **state);
 
 /* What to prove. NULL and 0 are fine for all but image, kind and the secret. */
 struct question {

@@ -292,13 +292,6 @@ static void it_does_nothing_on_its_own(void **state)
     rig_shell("'%s' 0 10 2>/dev/null; [ $? = 2 ]", rig_prover());
 }
 
-static int end(void **state)
-{
-    (void)state;
-    rig_remove_folder();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -315,5 +308,5 @@ int main(void)
         cmocka_unit_test(jobs_that_make_no_sense_are_errors),
         cmocka_unit_test(it_does_nothing_on_its_own),
     };
-    return cmocka_run_group_tests(tests, NULL, end);
+    return cmocka_run_group_tests(tests, NULL, rig_end);
 }
