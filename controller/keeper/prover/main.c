@@ -23,12 +23,13 @@
 #include <sys/stat.h>
 
 #ifdef PROVER_UNDER_ASAN
+#include "tests/sanitizer.h"
 /* The leak check traces its own process, which the sandbox ends a process for. The same code is
  * checked for leaks in the unit tests. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
-    return "detect_leaks=0";
+    return SANITIZER_OPTIONS ":detect_leaks=0";
 }
 #endif
 
