@@ -135,25 +135,12 @@ static int probe_content_past_faults(struct scan_device *device, struct volume_r
     return 0;
 }
 
-/* Another device lies on it: its folder has links to them. */
-static bool is_held(const struct scan_device *device)
-{
-    SP_FREE char *path = sp_format("%s/holders", device->folder);
-    DIR *dir = path ? opendir(path) : NULL;
-    bool held = false;
-    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
-        held = entry->d_name[0] != '.';
-    if (dir)
-        closedir(dir);
-    return held;
-}
-
 /* Worth a search: not blank, nor what a plain mapping holds, which shows nothing either. */
 static bool may_have_lost_header(const struct scan_device *device, int fd)
 {
     enum { FIRST_BYTES = 64 << 10 };
     SP_FREE uint8_t *first = malloc(FIRST_BYTES);
-    if (!first || device->message->content || device->parted || is_held(device))
+    if (!first || device->message->content || device->parted || scan_is_held(device->folder))
         return false;
     ssize_t got = pread(fd, first, FIRST_BYTES, 0);
     return got < 0 || !sp_is_zero(first, (size_t)got);
@@ -262,11 +249,12 @@ static int probe_again(struct scan *scan, struct scan_device *device, int fd)
     /* A file system that is mounted, or what a mapping or array holds open, cannot have got another
      * header in the meantime; of anything else this is not known. */
     bool held = was->content && !device->parted && !was->partition_table[0] &&
-                (device->message->n_mount_points || is_held(device));
+                (device->message->n_mount_points || scan_is_held(device->folder));
     return held ? take_same_content(device, fd, was->content) : 0;
 }
 
-/* A suspended device cannot be read. If the freeze has suspended it, it is as it was right before. */
+/* A suspended device cannot be read. If the freeze has suspended it, it is as it was right before.
+ */
 static int take_unread(const struct scan *scan, struct scan_device *device)
 {
     Sp__BlockDevice *m = device->message;

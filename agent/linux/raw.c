@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/linux/raw.h"
 #include "agent/config.h"
+#include "agent/linux/scan.h"
 #include "agent/linux/suspend.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include <blkid/blkid.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libmount/libmount.h>
@@ -31,21 +31,13 @@ struct raw_search {
 static bool is_mounted(const Sp__Inventory *inventory, const Sp__BlockDevice *device)
 {
     bool mounted = device->n_mount_points > 0;
-    for (size_t i = 0; !mounted && i < inventory->n_file_systems; i++)
-        mounted = strcmp(inventory->file_systems[i]->device, device->name) == 0;
+    for (size_t i = 0; !mounted && i < inventory->n_file_systems; i++) {
+        const Sp__FileSystem *fs = inventory->file_systems[i];
+        mounted = strcmp(fs->device, device->name) == 0;
+        for (size_t k = 0; !mounted && k < fs->n_devices; k++)
+            mounted = strcmp(fs->devices[k], device->name) == 0;
+    }
     return mounted;
-}
-
-static bool has_holders(const struct raw_search *s, const Sp__BlockDevice *device)
-{
-    SP_FREE char *path = sp_format("%s/block/%s/holders", s->roots->sys, device->name);
-    DIR *dir = path ? opendir(path) : NULL;
-    bool held = !path;
-    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
-        held = entry->d_name[0] != '.';
-    if (dir)
-        closedir(dir);
-    return held;
 }
 
 /* As the stack has it, and as sysfs does: a table that is loaded and not yet used opens its
@@ -58,7 +50,8 @@ static bool is_below_another(const struct raw_search *s, const Sp__BlockDevice *
             if (strcmp(other->parents[k], device->name) == 0)
                 return true;
     }
-    return has_holders(s, device);
+    SP_FREE char *folder = sp_format("%s/block/%s", s->roots->sys, device->name);
+    return !folder || scan_is_held(folder);
 }
 
 static bool is_path_of(const Sp__BlockDevice *device, const char *path)

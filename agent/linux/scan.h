@@ -95,6 +95,8 @@ bool scan_crypttab_find(const struct scan *scan, const char *dm_name, struct sca
 /* Up to `size` bytes of a sysfs attribute, without the newline; "" if it cannot be read. */
 const char *scan_attribute(const char *folder, const char *name, char *out, size_t size);
 uint64_t scan_number(const char *folder, const char *name);
+/* True if another device lies on the one with this folder: it has links to them. */
+bool scan_is_held(const char *folder);
 
 /* dm.c: inventory_roots.dm_table of the system. */
 int scan_dm_table_system(void *self, const char *devno, struct inventory_dm_target *targets,

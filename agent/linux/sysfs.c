@@ -42,6 +42,16 @@ static bool exists(const char *folder, const char *name)
     return path && stat(path, &info) == 0;
 }
 
+bool scan_is_held(const char *folder)
+{
+    SP_FREE char *path = sp_format("%s/holders", folder);
+    SP_CLEANUP(dir) DIR *dir = path ? opendir(path) : NULL;
+    bool held = !path;
+    for (struct dirent *entry; dir && !held && (entry = readdir(dir));)
+        held = entry->d_name[0] != '.';
+    return held;
+}
+
 /* ---- what identifies a disk ---- */
 
 /* SCSI: the Unit Serial Number page: 4 bytes of header, then the serial (SPC-4 7.8.16). */

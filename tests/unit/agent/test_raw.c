@@ -4,6 +4,7 @@
  * guests. */
 #include "agent/linux/raw.h"
 #include "agent/linux/suspend.h"
+#include "agent/message.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "tree.h"
@@ -126,6 +127,22 @@ static void a_mounted_one_is_left_to_its_file_system(void **state)
     tree_file(tree, "proc/self/mountinfo",
               "1 0 254:0 / / rw - ext4 /dev/vda rw\n2 1 0:40 / /db rw - btrfs /dev/mapper/db rw\n");
     find(tree, "all");
+    assert_int_equal(count, 0);
+}
+
+/* A btrfs of several devices, which its mount does not name. */
+static void a_member_of_a_mounted_one_is_left_to_it_too(void **state)
+{
+    struct tree *tree = *state;
+    struct looks looks;
+    make_guest(tree, &looks, 1);
+    find(tree, "all");
+    assert_int_equal(count, 1);
+    Sp__FileSystem *root = inventory->file_systems[0];
+    assert_int_equal(message_append_text(&root->devices, &root->n_devices, "vda"), 0);
+    assert_int_equal(message_append_text(&root->devices, &root->n_devices, "dm-0"), 0);
+    raw_free(raws, count);
+    assert_int_equal(raw_find(&tree->roots, inventory, "all", &raws, &count), 0);
     assert_int_equal(count, 0);
 }
 
@@ -349,6 +366,7 @@ int main(void)
         T(one_that_is_open_may_be_suspended),
         T(one_that_nothing_has_open_is_not_in_use),
         T(a_mounted_one_is_left_to_its_file_system),
+        T(a_member_of_a_mounted_one_is_left_to_it_too),
         T(swap_is_never_suspended),
         T(only_the_top_of_a_stack_is_meant),
         T(what_another_device_lies_on_is_held_with_it),
