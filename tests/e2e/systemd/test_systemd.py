@@ -3,9 +3,11 @@
 """The packages on a real systemd: a Debian that boots in QEMU, our units under their hardening.
 
 1. Keeper, controller and agent start as their man pages say, on one machine; the agent enrols over loopback, and
-   what it sees through its sandbox is what there is: a LUKS disk that is opened while it looks.
+   what it sees through its sandbox is what there is: a LUKS disk that is opened while it looks. A machine of that
+   host is backed up and proved: QMP, vault and prover, with argon2id, under the units.
 2. The agent of that machine serves a controller outside, which freezes it through QEMU backups, the root file
-   system included: kill -9 of agent and freezer at once, and of each, thaws; `systemctl stop` waits for the thaw.
+   system included: kill -9 of agent and freezer at once, and of each, thaws, but not what somebody else froze;
+   `systemctl stop` waits for the thaw. Hooks run under the unit, the ready-made one for PostgreSQL as its user.
 """
 import json
 import os
@@ -21,7 +23,8 @@ from lab import SOURCE, Lab  # noqa: E402
 
 RELEASE = pathlib.Path(os.environ.get("SEALPOINT_RELEASE", SOURCE / "build/release"))
 AGENT = "sealpoint-agent.service"
-MOUNTS = "/ /mnt/data"
+# Root, LUKS; /home lies on a loop file of the root and /tmp/late is mounted while the agent runs.
+MOUNTS = "/ /mnt/data /home /tmp/late"
 # Waits until the agent's list of frozen file systems says "holding", in an operation that was not there before, and
 # stops the agent there, so that nobody thaws before the blow: the freezer holds on until its deadline.
 HELD = r"""
@@ -39,15 +42,28 @@ perl -e '
     }
     print "never\n"; exit 1' $list $main || exit 0
 """
+# The file systems that are not frozen: a write to them comes back.
+WRITABLE = r"""
+rm -f /run/blow
+for at in MOUNTS; do ( echo x > $at/held && [ ! -e /run/blow ] && echo "not frozen: $at" ) & done
+sleep 1
+touch /run/blow
+"""
 # Seconds from now until each file system takes a write again; one that stays frozen never answers.
 PROBE = r"""
 from=$(cut -d' ' -f1 /proc/uptime)
-for at in %s; do
+rm -f /run/probe.*
+for at in MOUNTS; do
     ( echo x > $at/probe && sync $at/probe && echo "$at $(cut -d' ' -f1 /proc/uptime)" ) > /run/probe.$(echo $at | tr / _) &
 done
 wait
-echo $from; cat /run/probe.*
-""" % MOUNTS
+echo from $from; cat /run/probe.*
+"""
+# A hook that runs as nobody: its folder is its own, the rest is read-only for it, /var/tmp too.
+LOOK = r"""#!/bin/sh
+[ "$1" = post-thaw ] && exec grep -q kept mine
+[ "$(id -un)" = nobody ] && echo kept > mine && mkfifo fifo && ! touch /var/tmp/x
+"""
 
 
 def said(what):
@@ -119,7 +135,43 @@ def inventory_is_right(g):
     points = {f["mount_point"]: f for f in systems}
     assert {"/", "/mnt/data"} <= set(points), points
     assert not points["/"].get("read_only") and not points["/mnt/data"].get("read_only"), points
+    device = next(d for d in machine_in(g)["inventory"]["devices"] if d["name"] == "vda")
+    assert device["mount_points"] == ["/"], device  # nothing that only the sandbox mounts
     said("the LUKS volume, opened while the agent ran, is in the inventory")
+
+
+def proves(g):
+    """A backup of a machine on this host, which another user runs: the controller has that user's group by drop-in."""
+    g.run("""set -e; d=/etc/systemd/system/sealpointd.service.d
+        mkdir -p $d && printf '[Service]\\nSupplementaryGroups=kvm\\n' > $d/kvm.conf
+        systemctl daemon-reload && systemctl restart sealpointd.service
+        mkdir /srv/vm && cd /srv/vm && truncate -s 32M vm.img && echo -n secret > /run/key
+        cryptsetup -q luksFormat --type luks2 --pbkdf argon2id --pbkdf-memory 131072 --pbkdf-parallel 1 \\
+            --pbkdf-force-iterations 4 vm.img /run/key
+        cryptsetup open vm.img vm -d /run/key && mkfs.ext4 -q /dev/mapper/vm && cryptsetup close vm
+        chown -R nobody:kvm /srv/vm
+        systemd-run -q --unit=vm --uid=nobody --gid=kvm -p UMask=0007 -p RuntimeDirectory=vm -p RuntimeDirectoryMode=0750 \\
+            qemu-system-x86_64 -accel tcg -machine q35 -S -m 64M -nodefaults -no-user-config -display none \\
+            -qmp unix:/run/vm/vm.qmp,server=on,wait=off \\
+            -blockdev driver=raw,node-name=n0,file.driver=file,file.filename=/srv/vm/vm.img \\
+            -device virtio-blk-pci,id=d0,drive=n0,serial=D0
+        until [ -S /run/vm/vm.qmp ]; do sleep 0.2; done""", timeout=300)
+    wait_for("the controller to answer", lambda: g.run("sealpoint status", check=False).status == 0)
+    said("a machine runs on the host, its LUKS2 with argon2id over 128 MiB")
+    g.run("""sealpoint vault add main --dir /var/lib/sealpoint/vault && sealpoint machine add vm &&
+        sealpoint machine set-source vm --qmp /run/vm/vm.qmp --vault main &&
+        sealpoint key import vm luks:$(cryptsetup luksUUID /srv/vm/vm.img) --passphrase-file /run/key""")
+    done = g.run("sealpoint backup vm --no-agent --json", check=False, timeout=300)
+    assert done.status == 0, done.out + done.err + journal(g, "sealpoint-keeper") + journal(g, "sealpointd")
+    assert json.loads(done.out)["state"] == "POINT_STATE_VALID", done.out
+    g.run("systemctl stop vm.service; rm -r /srv/vm")
+    said("a point is taken, and proved by the keeper's prover, under the units")
+
+
+def exposure(g):
+    for unit, most in ("sealpoint-agent", 30), ("sealpoint-keeper", 20), ("sealpointd", 25):
+        out = g.run(f"systemd-analyze security --no-pager --threshold={most} {unit}.service").out
+        said(next(l for l in out.splitlines() if "Overall" in l).strip("→ "))
 
 
 def keys_stay_apart(g):
@@ -134,12 +186,23 @@ def keys_stay_apart(g):
 
 # ── A controller outside, which freezes ──
 
+def mount_file(g, point):
+    image = f"/srv/{pathlib.Path(point).name}.img"
+    g.run(f"truncate -s 16M {image} && mkfs.ext4 -q {image} && mkdir -p {point} && mount -o loop {image} {point}")
+
+
+def connected(lab, g):
+    lab.wait_for("the agent to connect", lambda: lab.machine(g.name)["agent"]["connected"], timeout=120)
+
+
 def move_to(lab, g):
     g.run(f"systemctl stop {AGENT}; rm -rf /var/lib/sealpoint-agent/*")
+    mount_file(g, "/home")
     lab.enrol(g)
     g.run("printf '[freeze]\\nmax_lease = 30s\\n' >> /etc/sealpoint/agent.conf")
     start(g, AGENT)
-    lab.wait_for("the agent to connect", lambda: lab.machine(g.name)["agent"]["connected"], timeout=60)
+    mount_file(g, "/tmp/late")
+    connected(lab, g)
     lab.cli("vault", "add", "main", "--dir", lab.vault)
     lab.cli("machine", "set-source", g.name, "--qmp", g.qmp_source, "--vault", "main")
     said("the agent serves the controller outside")
@@ -153,31 +216,37 @@ def begin_when_held(lab, g, script):
     return ticket, lab.cli("backup", g.name, "--detach")["job_id"]
 
 
-def held_then(lab, g, script):
-    """Runs the script when a backup holds the guest; its output, and the job."""
+def held_then(lab, g, blow, mounts=MOUNTS):
+    """Strikes when a backup holds the guest, all of these mounts; how long the slowest took to thaw."""
+    script = (WRITABLE + blow + PROBE).replace("MOUNTS", mounts)
     for _ in range(10):
         ticket, job = begin_when_held(lab, g, script)
-        out = g.finish(ticket, timeout=120).out
+        out = g.finish(ticket, timeout=180).out
         status, text, err = lab.cli("job", "watch", job, "--json", check=False, timeout=300)
         assert status in (0, 3), (status, text, err)
         assert not out.startswith("never"), "the guest was not held\n" + journal(g, AGENT) + lab.logs()
-        lab.wait_for("the agent to be back", lambda: lab.machine(g.name)["agent"]["connected"], timeout=60)
-        if json.loads(text)["grade"] != "GRADE_FILESYSTEM":
-            return out
+        connected(lab, g)
+        if grade_of(text) != "GRADE_FILESYSTEM":
+            return thawed_after(out, mounts)
     raise AssertionError("ten times, each after the thaw")
 
 
-def thawed_after(out):
-    start_at, *lines = [l for l in out.splitlines() if l.strip()]
-    times = {l.split()[0]: float(l.split()[1]) - float(start_at) for l in lines}
-    assert set(times) == set(MOUNTS.split()), out
-    return max(times.values())
+def grade_of(text):
+    return json.loads(text)["grade"]
 
 
-def freezes(lab, g):
-    grade = json.loads(lab.cli("backup", g.name, "--json", check=False)[1])["grade"]
-    assert grade == "GRADE_FILESYSTEM", grade + journal(g, AGENT)
-    said("a backup froze root and data under the sandbox: grade file system")
+def thawed_after(out, mounts=MOUNTS):
+    assert "not frozen" not in out, out
+    at = dict(l.split() for l in out.splitlines() if l.strip())
+    start_at = float(at.pop("from"))
+    assert set(at) == set(mounts.split()), out
+    return max(map(float, at.values())) - start_at
+
+
+def freezes(lab, g, grade):
+    said_grade = grade_of(lab.cli("backup", g.name, "--json", check=False)[1])
+    assert said_grade == grade, said_grade + journal(g, AGENT)
+    said(f"a backup under the sandbox: {grade}")
 
 
 def kills(lab, g):
@@ -188,22 +257,47 @@ def kills(lab, g):
         "freezer": f"kill -9 {freezer}; kill -CONT $main",
     }
     for what, blow in blows.items():
-        slowest = thawed_after(held_then(lab, g, blow + PROBE))
+        slowest = held_then(lab, g, blow)
         assert slowest < 10, f"{what}: thawed after {slowest} s: by the deadline at the best"
         wait_for("the unit to run again", lambda: active(g, AGENT) == "active")
-        said(f"kill -9 of {what}: thawed after {slowest:.2f} s")
+        said(f"kill -9 of {what}: all four thawed after {slowest:.2f} s")
+
+
+def foreign_is_left_alone(lab, g):
+    """What somebody else froze before stays so, through a freeze, the death of both and thaw-left-over."""
+    g.run("fsfreeze -f /mnt/data")
+    held_then(lab, g, f"systemctl kill --signal=KILL {AGENT}", mounts=MOUNTS.replace("/mnt/data ", ""))
+    g.run("fsfreeze -u /mnt/data && echo x > /mnt/data/x")  # fails if it is not frozen
+    said("what fsfreeze had frozen was left alone when both were killed")
 
 
 def stop_waits(lab, g):
     """`systemctl stop` (SIGTERM, then SIGCONT) while frozen comes back with the guest thawed, by the agent itself: it is
     not killed, and nothing is left for thaw-left-over."""
-    ticket, _ = begin_when_held(lab, g, f"systemctl stop {AGENT}" + PROBE)
+    script = (WRITABLE + f"systemctl stop {AGENT}" + PROBE).replace("MOUNTS", MOUNTS)
+    ticket, job = begin_when_held(lab, g, script)
     out = g.finish(ticket, timeout=180).out
+    lab.cli("job", "watch", job, check=False)
     assert not out.startswith("never"), journal(g, AGENT)
     assert active(g, AGENT) == "inactive"
     assert g.run(f"systemctl show -P Result {AGENT}").out.strip() == "success", journal(g, AGENT)
     assert thawed_after(out) < 5, out
     said("systemctl stop waited for the thaw")
+
+
+def hooks_run(lab, g):
+    g.put("/etc/sealpoint/hooks.d/60-look", LOOK, 0o755)
+    g.run("ln -s /usr/share/sealpoint-agent/hooks/postgresql /etc/sealpoint/hooks.d/50-postgresql && "
+          "printf '[hooks]\\nrun_as = 50-postgresql:postgres, 60-look:nobody\\n' >> /etc/sealpoint/agent.conf && "
+          "systemctl start postgresql@15-main.service", timeout=300)
+    checkpoints = "cd / && runuser -u postgres -- psql -Atc 'select checkpoints_req from pg_stat_bgwriter'"
+    before = int(g.run(checkpoints).out)
+    start(g, AGENT)
+    connected(lab, g)
+    freezes(lab, g, "GRADE_APPLICATION")
+    assert int(g.run(checkpoints).out) > before, journal(g, AGENT)
+    assert g.run("ls -d /run/sealpoint-agent/hook*", check=False).status != 0  # no folder, no mark
+    said("PostgreSQL made its checkpoint, as its user; a hook of nobody had its folder and no more")
 
 
 def main():
@@ -215,18 +309,22 @@ def main():
         else:
             subprocess.run([HERE / "make_disk.sh", RELEASE, disk], check=True)
         said("the disk is made")
-        g = lab.guest("guest", disks=[Disk("root", file=disk), Disk("data", serial="data", size="64M")], memory="768M",
+        g = lab.guest("guest", disks=[Disk("root", file=disk), Disk("data", serial="data", size="64M")], memory="1G",
                       files={"/init": ((HERE / "init").read_bytes(), 0o755)}, append="systemd.show_status=0")
         g.start(timeout=300)
         g.run("systemctl is-system-running --wait", timeout=300, check=False)
         said("systemd is up")
         units_start(g)
         inventory_is_right(g)
+        exposure(g)
+        proves(g)
         keys_stay_apart(g)
         move_to(lab, g)
-        freezes(lab, g)
+        freezes(lab, g, "GRADE_FILESYSTEM")
         kills(lab, g)
+        foreign_is_left_alone(lab, g)
         stop_waits(lab, g)
+        hooks_run(lab, g)
 
 
 BEGIN = time.monotonic()
