@@ -106,8 +106,7 @@ static struct made_up *add(struct rig *r, const char *name, bool mirror)
     struct provider *p = NULL;
     assert_int_equal(providers_add(all, &type, name, &p), 0);
     p->mirror = mirror;
-    r->options.providers = all;
-    rig_reopen(r);
+    r->k->options.providers = r->options.providers = all; /* no reopening: that costs a scrypt */
     return p->settings;
 }
 
@@ -116,6 +115,19 @@ static int setup(void **state)
     lookups = fetches = 0;
     assert_int_equal(providers_new(&all), 0);
     return rig_setup(state);
+}
+
+static int setup_configuration(void **state)
+{
+    (void)state;
+    return providers_new(&all);
+}
+
+static int teardown_configuration(void **state)
+{
+    (void)state;
+    providers_free(all);
+    return 0;
 }
 
 static int teardown(void **state)
@@ -242,7 +254,6 @@ static void test_without_mirror_only_a_reference_is_kept(void **state)
     corp->lookup = -ENOENT;
     STATEMENT gone = prove(r, carry, NULL);
     assert_int_equal(gone->verdict, V(NO_RECORD));
-    rig_reopen(r);
     check_keystore(r);
 }
 
@@ -266,8 +277,7 @@ static void test_reference_to_a_provider_that_is_no_longer_configured(void **sta
     add(r, "corp", false)->secrets[0] = fake.opens = "right";
     STATEMENT s = prove(r, plainly, NULL);
     assert_int_equal(s->verdict, V(OPENS));
-    r->options.providers = NULL;
-    rig_reopen(r);
+    r->k->options.providers = r->options.providers = NULL;
     STATEMENT t = prove(r, plainly, NULL);
     assert_int_equal(t->verdict, V(UNREACHABLE));
     assert_non_null(strstr(t->explanation, "corp"));
@@ -556,8 +566,10 @@ int main(void)
         TEST(test_point_on_a_reference_needs_an_exception),
         TEST(test_walk_ends_at_what_fails),
         TEST(test_list_says_what_is_configured),
-        TEST(test_sections_become_instances),
-        TEST(test_half_a_section_is_refused),
+        cmocka_unit_test_setup_teardown(test_sections_become_instances, setup_configuration,
+                                        teardown_configuration),
+        cmocka_unit_test_setup_teardown(test_half_a_section_is_refused, setup_configuration,
+                                        teardown_configuration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
