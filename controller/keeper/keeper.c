@@ -5,6 +5,7 @@
 #include "controller/keeper/audit.h"
 #include "controller/keeper/journal.h"
 #include "controller/keeper/message.h"
+#include "controller/keeper/records.h"
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
@@ -274,6 +275,27 @@ static int add_text(char ***array, size_t *count, const char *text)
     return 0;
 }
 
+/* Kept points rest on keys that somebody else may take away. */
+static int warn_of_references(struct keeper *k, Sp__KeeperStatusResponse *s)
+{
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    char text[200];
+    int r = store_query(k->store, &stmt,
+                        "SELECT count(DISTINCT records.record_id) FROM records JOIN pins USING "
+                        "(record_id) WHERE provider<>? AND state<>? AND length(ciphertext)=0",
+                        "si", KEYSTORE_PROVIDER, (int64_t)SP__RECORD_STATE__RECORD_STATE_DESTROYED);
+    if (r == 0)
+        r = store_step(stmt);
+    if (r < 0 || store_int(stmt, 0) == 0)
+        return r < 0 ? r : 0;
+    snprintf(
+        text, sizeof(text),
+        "keys at their providers' mercy, which kept points rest on: %lld; with 'mirror = yes' in "
+        "keeper.conf the next proof keeps copies",
+        (long long)store_int(stmt, 0));
+    return add_text(&s->warnings, &s->n_warnings, text);
+}
+
 static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
 {
     int r = 0;
@@ -287,6 +309,8 @@ static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
     }
     if (r == 0 && reconcile_check(k, &why) < 0)
         r = add_text(&s->warnings, &s->n_warnings, why.text);
+    if (r == 0)
+        r = warn_of_references(k, s);
     if (r == 0 && kek_is_insecure(k))
         r = add_text(&s->warnings, &s->n_warnings,
                      "insecure: the keystore's passphrase lies beside it, or others can read it "

@@ -283,6 +283,35 @@ static void test_reference_to_a_provider_that_is_no_longer_configured(void **sta
     assert_non_null(strstr(t->explanation, "corp"));
 }
 
+static size_t warnings(struct rig *r)
+{
+    Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
+    Sp__KeeperStatusRequest ask = SP__KEEPER_STATUS_REQUEST__INIT;
+    request.kind_case = SP__KEEPER_REQUEST__KIND_STATUS;
+    request.status = &ask;
+    ANSWER a = rig_call(r, &request);
+    size_t found = 0;
+    for (size_t i = 0; i < a->status->n_warnings; i++)
+        found += strstr(a->status->warnings[i], "which kept points rest on: 1;") != NULL;
+    return found;
+}
+
+static void test_status_warns_of_keys_at_a_providers_mercy(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", true);
+    corp->secrets[0] = fake.opens = "right";
+    STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->record->holding, H(MIRRORED));
+    assert_int_equal(warnings(r), 0);
+    struct provider *p = (struct provider *)(uintptr_t)providers_find(all, "corp");
+    p->mirror = false;
+    corp->secrets[0] = fake.opens = "another";
+    STATEMENT t = prove(r, plainly, NULL);
+    assert_int_equal(t->record->holding, H(AT_PROVIDER));
+    assert_int_equal(warnings(r), 1);
+}
+
 /* ---- which answer stands ---- */
 
 static void test_answers_are_kept_apart(void **state)
@@ -557,6 +586,7 @@ int main(void)
         TEST(test_without_mirror_only_a_reference_is_kept),
         TEST(test_reference_becomes_a_copy_when_mirroring_begins),
         TEST(test_reference_to_a_provider_that_is_no_longer_configured),
+        TEST(test_status_warns_of_keys_at_a_providers_mercy),
         TEST(test_answers_are_kept_apart),
         TEST(test_absent_only_when_every_provider_says_so),
         TEST(test_wrong_in_the_keystore_does_not_hide_the_provider),

@@ -172,6 +172,8 @@ static int open_with(serve_fn *serve, uint64_t timeout_ms, provider_stage *stage
     return r;
 }
 
+static unsigned search_most = 4;
+
 static int search_with(serve_fn *serve, uint64_t timeout_ms, ldap_link_entry_fn *entry, void *self,
                        struct sp_why *why)
 {
@@ -181,8 +183,8 @@ static int search_with(serve_fn *serve, uint64_t timeout_ms, ldap_link_entry_fn 
     static const char *const attributes[] = {"msFVE-RecoveryPassword", NULL};
     server_start(&s);
     assert_int_equal(open_to(&s, ca_file, timeout_ms, &l, &stage, why), 0);
-    int r = ldap_link_search(l, "DC=lab", LDAP_SCOPE_SUBTREE, "(cn=x)", attributes, 4, entry, self,
-                             why);
+    int r = ldap_link_search(l, "DC=lab", LDAP_SCOPE_SUBTREE, "(cn=x)", attributes, search_most,
+                             entry, self, why);
     ldap_link_close(l);
     server_end(&s);
     return r;
@@ -493,6 +495,61 @@ static void test_length_beyond_the_message(void **state)
     }
 }
 
+/* Hundreds of entries whose inside is mutated, on one connection: whatever libldap makes of them,
+ * each is a value of at most 8 bytes or none. */
+enum { MUTATED = 200 };
+static uint32_t random_state;
+
+static uint8_t random_byte(void)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (uint8_t)(random_state >> 24);
+}
+
+static void mutated_entries(SSL *ssl)
+{
+    if (!let_in(ssl) || !take(ssl))
+        return;
+    for (int i = 0; i < MUTATED; i++) {
+        uint8_t m[256];
+        memcpy(m, entry_message.data, entry_message.size);
+        /* Past the outer lengths and the id, which keep the stream in step. */
+        for (int k = random_byte() % 3; k >= 0; k--)
+            m[9 + random_byte() % (entry_message.size - 9)] = random_byte();
+        if (!say(ssl, m, entry_message.size))
+            return;
+    }
+    end_search(ssl, 0);
+    until_gone(ssl);
+}
+
+static int read_mutated(void *self, const struct ldap_entry *e)
+{
+    SP_SECRET struct sp_secret *value = NULL;
+    SP_FREE char *dn = ldap_entry_dn(e);
+    int r = ldap_entry_value(e, "msFVE-RecoveryPassword", 8, &value);
+    assert_true(r == -ENOENT || r == -EPROTO || (r == 0 && sp_secret_size(value) <= 8));
+    assert_true(!dn || strlen(dn) < 256);
+    ++*(unsigned *)self;
+    return 0;
+}
+
+static void test_mutated_entries(void **state)
+{
+    unsigned read = 0;
+    (void)state;
+    make_entry((const char *const[]){"12345678", NULL}, 0);
+    for (random_state = 1; random_state < 6; random_state++) {
+        struct sp_why why = {""};
+        uint32_t seed = random_state;
+        search_most = MUTATED;
+        search_with(mutated_entries, 60000, read_mutated, &read, &why);
+        search_most = 4;
+        random_state = seed;
+    }
+    assert_true(read > 0);
+}
+
 /* ---- filters ---- */
 
 static void test_filters_are_escaped(void **state)
@@ -556,6 +613,7 @@ int main(void)
         cmocka_unit_test(test_value_is_taken_and_wiped),
         cmocka_unit_test(test_values_that_are_none),
         cmocka_unit_test(test_length_beyond_the_message),
+        cmocka_unit_test(test_mutated_entries),
         cmocka_unit_test(test_filters_are_escaped),
         cmocka_unit_test(test_urls),
     };
