@@ -9,6 +9,7 @@
 #include "rpc/methods.h"
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@ enum {
     HEARTBEAT_MS = 60000,
     SLACK_MS = 10000, /* while it is open, core's only timer is the keepalive */
     LEAST_HEARTBEAT_MS = 500,
+    ASKING_TICK_MS = 200,
     COMMAND_TICK_MS = 1000 /* while one is under way there may be a signal to act on */
 };
 
@@ -37,6 +39,16 @@ struct session {
     struct host_facts host;
     char vm_id[37]; /* from instance metadata; "": the SMBIOS UUID */
     const char *vm_id_source;
+    bool vm_id_due; /* the controller does not know it yet */
+    struct asking { /* instance metadata, which may be slow: in a thread of its own */
+        const struct agent_config *config;
+        const char *cloud; /* NULL: nobody is asked */
+        pthread_t thread;
+        _Atomic bool done; /* then the rest is the loop's */
+        int result;
+        char vm_id[37];
+        struct sp_why why;
+    } asking;
     uint8_t epoch[16];
     uint64_t retry_at_ms, connected_at_ms, heartbeat_at_ms;
     unsigned retry_ms, heartbeat_every_ms;
@@ -170,9 +182,14 @@ static void send_heartbeat(struct session *s)
     heartbeat.boottime_ms = inventory_boottime_ms();
     heartbeat.rss_bytes = host_rss_bytes();
     heartbeat.freeze = freeze_state(s);
+    if (s->vm_id_due) {
+        heartbeat.vm_id = s->vm_id;
+        heartbeat.vm_id_source = (char *)(uintptr_t)s->vm_id_source;
+    }
     message.kind_case = SP__AGENT_MESSAGE__KIND_HEARTBEAT;
     message.heartbeat = &heartbeat;
-    send_message(s, &message);
+    if (send_message(s, &message) == 0)
+        s->vm_id_due = false;
     if (heartbeat.freeze)
         sp__freeze_state__free_unpacked(heartbeat.freeze, NULL);
     s->heartbeat_at_ms = now_ms() + s->heartbeat_every_ms;
@@ -193,6 +210,7 @@ static int send_hello(struct session *s, struct rpc_call *call)
     hello.vm_generation_id = s->host.vm_generation_id;
     hello.vm_id = s->vm_id[0] ? s->vm_id : s->host.smbios_uuid;
     hello.vm_id_source = (char *)(uintptr_t)s->vm_id_source;
+    s->vm_id_due = false;
     hello.boot_id = s->host.boot_id;
     hello.session_epoch = (ProtobufCBinaryData){.len = sizeof(s->epoch), .data = s->epoch};
     hello.os = s->host.os;
@@ -360,9 +378,60 @@ static void tick_at(struct session *s, uint64_t at_ms)
     rpc_loop_tick_within(s->options.loop, at_ms > now ? (unsigned)(at_ms - now) : 0);
 }
 
+/* ---- which guest this is, by its cloud ---- */
+
+static void *ask_metadata(void *arg)
+{
+    struct asking *a = arg;
+    a->result = metadata_vm_id(a->config, a->cloud, a->vm_id, &a->why);
+    atomic_store(&a->done, true);
+    return NULL;
+}
+
+/* A guest that learns its id no other way is known by the one of its firmware. */
+static void begin_asking(struct session *s)
+{
+    struct asking *a = &s->asking;
+    s->vm_id_source = s->host.smbios_uuid[0] ? "smbios" : "";
+    a->config = s->options.config;
+    a->cloud = metadata_cloud(a->config);
+    int error = a->cloud ? pthread_create(&a->thread, NULL, ask_metadata, a) : 0;
+    if (error) {
+        sp_log_error("cannot ask for instance metadata", -error, NULL, NULL);
+        a->cloud = NULL;
+    }
+}
+
+static void end_asking(struct session *s)
+{
+    struct asking *a = &s->asking;
+    if (!a->cloud)
+        return;
+    pthread_join(a->thread, NULL);
+    if (a->result == 0) {
+        memcpy(s->vm_id, a->vm_id, sizeof(s->vm_id));
+        s->vm_id_source = a->cloud;
+        s->vm_id_due = true;
+        sp_log(SP_LOG_INFO, "instance metadata", "source", s->vm_id_source, "id", s->vm_id, NULL);
+    } else
+        sp_log_error("no instance metadata: the SMBIOS UUID will do", a->result, &a->why, NULL);
+    a->cloud = NULL;
+}
+
+static void look_for_metadata(struct session *s)
+{
+    if (s->asking.cloud && atomic_load(&s->asking.done))
+        end_asking(s);
+    if (s->asking.cloud)
+        rpc_loop_tick_within(s->options.loop, ASKING_TICK_MS);
+}
+
+/* ---- ticks ---- */
+
 void session_tick(struct session *s)
 {
     uint64_t now = now_ms();
+    look_for_metadata(s);
     switch (s->state) {
     case WAITING:
         if (now >= s->retry_at_ms)
@@ -377,7 +446,7 @@ void session_tick(struct session *s)
             tick_at(s, s->connected_at_ms + WELCOME_MS + 1);
         break;
     case OPEN:
-        if (now >= s->heartbeat_at_ms)
+        if (now >= s->heartbeat_at_ms || s->vm_id_due)
             send_heartbeat(s);
         else
             tick_at(s, s->heartbeat_at_ms);
@@ -409,21 +478,6 @@ static int make_channel(struct session *s, const struct agent_identity *identity
     return 0;
 }
 
-/* A guest that learns its id no other way is known by the one of its firmware. */
-static void ask_metadata(struct session *s)
-{
-    struct sp_why why = {0};
-    const char *cloud = metadata_cloud(s->options.config);
-    s->vm_id_source = s->host.smbios_uuid[0] ? "smbios" : "";
-    if (!cloud)
-        return;
-    int r = metadata_vm_id(s->options.config, cloud, s->vm_id, &why);
-    if (r == 0)
-        s->vm_id_source = cloud;
-    else
-        sp_log_error("no instance metadata: the SMBIOS UUID will do", r, &why, NULL);
-}
-
 int session_new(const struct session_options *options, const struct agent_identity *identity,
                 struct session **ret, struct sp_why *why)
 {
@@ -441,7 +495,7 @@ int session_new(const struct session_options *options, const struct agent_identi
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->inventory_order, NULL);
     host_read(&s->host);
-    ask_metadata(s);
+    begin_asking(s);
     int r = s->controller ? sp_random(s->epoch, sizeof(s->epoch)) : -ENOMEM;
     if (r == 0)
         r = make_channel(s, identity, why);
@@ -457,6 +511,7 @@ void session_free(struct session *s)
 {
     if (!s)
         return;
+    end_asking(s);
     if (s->call)
         rpc_unref(s->call);
     if (s->channel)

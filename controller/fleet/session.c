@@ -309,10 +309,15 @@ static void header_part(struct fleet *f, struct agent *a, const Sp__HeaderPart *
         pthread_cond_broadcast(&f->changed);
 }
 
-static void heartbeat(struct agent *a, const Sp__Heartbeat *h)
+static void heartbeat(struct fleet *f, struct agent *a, const Sp__Heartbeat *h, struct news *n)
 {
     a->status->last_seen_unix_ms = sp_clock_system.wall_ms(sp_clock_system.self);
     a->status->rss_bytes = h->rss_bytes;
+    if (!message_empty(h->vm_id) && message_set(&a->status->vm_id, h->vm_id) == 0 &&
+        message_set(&a->status->vm_id_source, h->vm_id_source) == 0) {
+        fleet_dirty(f, a);
+        n->machine = true;
+    }
     if (!h->freeze)
         return;
     if (!a->status->freeze)
@@ -350,7 +355,7 @@ static void current_says(struct fleet *f, struct agent *a, const Sp__AgentMessag
 {
     switch (m->kind_case) {
     case SP__AGENT_MESSAGE__KIND_HEARTBEAT:
-        heartbeat(a, m->heartbeat);
+        heartbeat(f, a, m->heartbeat, n);
         break;
     case SP__AGENT_MESSAGE__KIND_INVENTORY:
         inventory(f, a, m->inventory, n);

@@ -42,6 +42,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         if mode == "missing":
             self.send_error(404)
             return
+        if mode == "late":
+            self.server.go.wait(3.5)  # the agent gives it 4 s
         self.send_response(200)
         self.end_headers()
         try:
@@ -59,7 +61,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
 def serve_metadata():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    server.daemon_threads, server.mode, server.never = True, "good", threading.Event()
+    server.daemon_threads, server.mode = True, "good"
+    server.never, server.go = threading.Event(), threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}"
 
@@ -98,8 +101,11 @@ class HostAgent:
         self.program = Program("agent", [agent, "run", *self.options], lab.path / "agent.log").start()
 
     def __enter__(self):
-        self.lab.wait_for("the inventory", lambda: "inventory" in self.lab.machine("host"))
+        self.lab.wait_for("the session", lambda: "connected" in self.program.log())
         return self
+
+    def wait_for_inventory(self):
+        self.lab.wait_for("the inventory", lambda: "inventory" in self.lab.machine("host"))
 
     def __exit__(self, *_):
         self.program.stop()
@@ -160,9 +166,15 @@ def main():
     metadata_is_read_with_care(agent, server, url)
     with Lab() as lab:
         lab.up()
+        server.mode = "late"
         with HostAgent(lab, agent, url) as host:
-            status = lab.machine("host")["agent"]
-            assert (status["vm_id"], status["vm_id_source"]) == (VM_ID, "azure"), status
+            server.go.set()
+            host.wait_for_inventory()
+            # The first session did not wait for the id, which is told when it comes.
+            lab.wait_for("the id", lambda: lab.machine("host")["agent"].get("vm_id") == VM_ID)
+            assert lab.machine("host")["agent"]["vm_id_source"] == "azure"
+            log = host.program.log()
+            assert 0 <= log.find("connected") < log.find("instance metadata"), log
             stream = FleetStream(lab)
             stream.wait(lambda e: e.HasField("machine"), GIVE_UP_S)
             header_writes_are_told(lab, stream, lab.path)
