@@ -40,6 +40,14 @@ static Sp__ProofVerdict verdict_of(int error)
     }
 }
 
+static int explain(Sp__ProofStatement *s, const char *text)
+{
+    if (s->explanation[0])
+        free(s->explanation);
+    s->explanation = (char *)(uintptr_t)protobuf_c_empty_string;
+    return message_text(&s->explanation, text);
+}
+
 /* The graver answer stands: "absent" says nothing while another provider could not be asked. */
 static int settle(Sp__ProofStatement *s, Sp__ProofVerdict verdict, const char *text)
 {
@@ -48,10 +56,7 @@ static int settle(Sp__ProofStatement *s, Sp__ProofVerdict verdict, const char *t
     s->verdict = verdict;
     if (s->record)
         sp__escrow_record__free_unpacked(sp_steal(s->record), NULL);
-    if (s->explanation[0])
-        free(s->explanation);
-    s->explanation = (char *)(uintptr_t)protobuf_c_empty_string;
-    return message_text(&s->explanation, text);
+    return explain(s, text);
 }
 
 /* What a provider said instead of a key goes into the statement, whatever stands in the end. */
@@ -133,11 +138,13 @@ static int try_item(struct asking *a, const struct provider *from, const struct 
     if (r < 0 || was_tried(a, e))
         return r;
     r = proving_try(a->p, e, secret);
-    if (r == 1) {
-        a->p->from = from;
-        a->p->fetched = sp_steal(secret);
-    }
-    return r;
+    if (r != 1)
+        return r;
+    a->p->from = from;
+    a->p->fetched = sp_steal(secret);
+    a->p->warned = item->warning && !from->mirror;
+    r = a->p->warned ? explain(a->p->statement, item->warning) : 0;
+    return r < 0 ? r : 1;
 }
 
 /* ---- one provider ---- */
@@ -295,7 +302,9 @@ int external_keep(struct proving *p, bool *keep)
     if (r < 0)
         return r;
     *keep = *keep && !record_is_reference(s->record);
-    return name_attempt(s);
+    if (p->warned)
+        r = audit_write(p->k, "keeper", "key.warning", record_id, "%s", s->explanation);
+    return r < 0 ? r : name_attempt(s);
 }
 
 /* ---- for the admin ---- */

@@ -14,6 +14,7 @@ struct proving {
     struct sp_secret *volume_key; /* to keep for the next time */
     const struct provider *from;  /* what opened was fetched there; NULL: from the keystore */
     struct sp_secret *fetched;    /* the secret of statement->record then */
+    bool warned;                  /* the statement's explanation tells what will take it away */
 };
 
 /* Which verdict stands when several records were tried: the higher. Wrong is said only when every

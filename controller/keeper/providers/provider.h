@@ -58,6 +58,7 @@ struct provider_item {
     char *locator;      /* for fetch: a DN, a URL with version */
     char *version;      /* never reused by the provider for another value */
     char *protector_id; /* "": not known */
+    char *warning;      /* NULL, or what will take it away; told where no copy is kept */
     Sp__SecretType secret_type;
 };
 struct provider_items {
@@ -83,7 +84,7 @@ struct provider_type {
 };
 
 /* One file each. */
-extern const struct provider_type provider_ad;
+extern const struct provider_type provider_ad, provider_hashicorp;
 
 /* ---- all of a keeper's ---- */
 

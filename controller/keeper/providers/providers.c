@@ -18,7 +18,7 @@ enum {
 static const uint64_t timeout_default_ms = 10000;
 
 /* A new provider: its file, and a line here. */
-static const struct provider_type *const types[] = {&provider_ad};
+static const struct provider_type *const types[] = {&provider_ad, &provider_hashicorp};
 
 struct providers {
     struct provider *instances[INSTANCES_MOST];
@@ -196,6 +196,7 @@ void provider_items_clear(struct provider_items *all)
         free(all->items[i].locator);
         free(all->items[i].version);
         free(all->items[i].protector_id);
+        free(all->items[i].warning);
     }
     free(all->items);
     *all = (struct provider_items){0};

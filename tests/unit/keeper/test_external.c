@@ -20,7 +20,7 @@ static void free_statement(Sp__ProofStatement **s)
 struct made_up {
     int lookup, fetch, canary; /* errno */
     const char *secrets[3];    /* NULL: no more */
-    const char *protector;
+    const char *protector, *warning;
     provider_stage stage;
     struct rig *calls; /* asks the keeper while it is asked */
 };
@@ -61,6 +61,8 @@ static int lookup(const struct provider *p, const struct provider_query *q,
         assert_int_equal(provider_items_add(out, locator, version, m->protector ? m->protector : "",
                                             SP__SECRET_TYPE__SECRET_TYPE_PASSPHRASE),
                          0);
+        if (m->warning)
+            out->items[out->count - 1].warning = strdup(m->warning);
     }
     return answer(m->lookup, why);
 }
@@ -310,6 +312,24 @@ static void test_status_warns_of_keys_at_a_providers_mercy(void **state)
     STATEMENT t = prove(r, plainly, NULL);
     assert_int_equal(t->record->holding, H(AT_PROVIDER));
     assert_int_equal(warnings(r), 1);
+}
+
+static void test_what_will_be_taken_away_is_said(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", false);
+    corp->secrets[0] = fake.opens = "right";
+    corp->warning = "it removes version 0 with the next write";
+    STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
+    assert_string_equal(s->explanation, corp->warning);
+    assert_true(audit_has(r, "key.warning", corp->warning));
+    /* A copy needs no warning. */
+    struct provider *p = (struct provider *)(uintptr_t)providers_find(all, "corp");
+    p->mirror = true;
+    STATEMENT t = prove(r, plainly, NULL);
+    assert_int_equal(t->record->holding, H(MIRRORED));
+    assert_null(strstr(t->explanation, "removes"));
 }
 
 /* ---- which answer stands ---- */
@@ -587,6 +607,7 @@ int main(void)
         TEST(test_reference_becomes_a_copy_when_mirroring_begins),
         TEST(test_reference_to_a_provider_that_is_no_longer_configured),
         TEST(test_status_warns_of_keys_at_a_providers_mercy),
+        TEST(test_what_will_be_taken_away_is_said),
         TEST(test_answers_are_kept_apart),
         TEST(test_absent_only_when_every_provider_says_so),
         TEST(test_wrong_in_the_keystore_does_not_hide_the_provider),

@@ -3,111 +3,15 @@
  * LDAP servers that lie, made up here: silence, answers byte by byte, lengths that are not true,
  * answers without an end. Each ends in an error, in bounded time and memory. */
 #include "rig.h"
+#include "tls_server.h"
 
 #include "base/file.h"
 #include "controller/keeper/providers/ldap_link.h"
-#include <arpa/inet.h>
-#include <openssl/pem.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #define PASSWORD "the password that no text may hold"
 
-static char ca_file[] = "/tmp/sp-ldap-ca.XXXXXX", other_ca[] = "/tmp/sp-ldap-other.XXXXXX";
-static EVP_PKEY *key;
-static X509 *certificate;
-
 /* ---- the server ---- */
-
-typedef void serve_fn(SSL *);
-
-struct server {
-    int listener, silent; /* silent: never begins TLS */
-    serve_fn *serve;
-    pthread_t thread;
-    char url[40];
-};
-
-static X509 *make_certificate(EVP_PKEY *with)
-{
-    X509 *x = X509_new();
-    X509_NAME *name = X509_get_subject_name(x);
-    X509V3_CTX v3;
-    assert_int_equal(X509_set_version(x, 2), 1);
-    ASN1_INTEGER_set(X509_get_serialNumber(x), 1);
-    X509_gmtime_adj(X509_getm_notBefore(x), -60);
-    X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"lab", -1, -1, 0);
-    X509_set_issuer_name(x, name);
-    X509_set_pubkey(x, with);
-    X509V3_set_ctx(&v3, x, x, NULL, NULL, 0);
-    static const struct {
-        int nid;
-        const char *value;
-    } extensions[] = {{NID_basic_constraints, "critical,CA:TRUE"},
-                      {NID_subject_alt_name, "IP:127.0.0.1"}};
-    for (size_t i = 0; i < SP_COUNT(extensions); i++) {
-        X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, &v3, extensions[i].nid, extensions[i].value);
-        assert_non_null(e);
-        X509_add_ext(x, e, -1);
-        X509_EXTENSION_free(e);
-    }
-    assert_true(X509_sign(x, with, EVP_sha256()) > 0);
-    return x;
-}
-
-static void write_certificate(char *path, X509 *x)
-{
-    int fd = mkstemp(path);
-    SP_FILE FILE *file = fdopen(fd, "w");
-    assert_non_null(file);
-    assert_int_equal(PEM_write_X509(file, x), 1);
-}
-
-static void *server_main(void *self)
-{
-    struct server *s = self;
-    SP_FD int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC);
-    char byte;
-    if (s->silent) {
-        while (read(fd, &byte, 1) > 0)
-            ;
-        return NULL;
-    }
-    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
-    SSL_CTX_use_certificate(ctx, certificate);
-    SSL_CTX_use_PrivateKey(ctx, key);
-    SSL *ssl = SSL_new(ctx);
-    SSL_set_fd(ssl, fd);
-    if (SSL_accept(ssl) == 1)
-        s->serve(ssl);
-    SSL_free(ssl);
-    SSL_CTX_free(ctx);
-    return NULL;
-}
-
-static void server_start(struct server *s)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof(at);
-    s->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(s->listener, (struct sockaddr *)&at, sizeof(at)), 0);
-    assert_int_equal(listen(s->listener, 1), 0);
-    assert_int_equal(getsockname(s->listener, (struct sockaddr *)&at, &size), 0);
-    snprintf(s->url, sizeof(s->url), "ldaps://127.0.0.1:%d", ntohs(at.sin_port));
-    assert_int_equal(pthread_create(&s->thread, NULL, server_main, s), 0);
-}
-
-static void server_end(struct server *s)
-{
-    pthread_join(s->thread, NULL);
-    close(s->listener);
-}
 
 /* One request of the client; false: it is gone. */
 static bool take(SSL *ssl)
@@ -145,11 +49,12 @@ static bool end_search(SSL *ssl, uint8_t code)
 
 /* ---- the client ---- */
 
-static int open_to(struct server *s, const char *ca, uint64_t timeout_ms, struct ldap_link **ret,
-                   provider_stage *stage, struct sp_why *why)
+static int open_to(struct tls_server *s, const char *ca, uint64_t timeout_ms,
+                   struct ldap_link **ret, provider_stage *stage, struct sp_why *why)
 {
     SP_SECRET struct sp_secret *password = sp_secret_copy(PASSWORD, strlen(PASSWORD));
-    const struct ldap_link_options o = {.url = s->url,
+    SP_FREE char *url = sp_format("ldaps://127.0.0.1:%d", s->port);
+    const struct ldap_link_options o = {.url = url,
                                         .ca_file = ca,
                                         .bind_dn = "keeper@lab.example",
                                         .password = password,
@@ -160,33 +65,33 @@ static int open_to(struct server *s, const char *ca, uint64_t timeout_ms, struct
     return r;
 }
 
-static int open_with(serve_fn *serve, uint64_t timeout_ms, provider_stage *stage,
+static int open_with(tls_serve_fn *serve, uint64_t timeout_ms, provider_stage *stage,
                      struct sp_why *why)
 {
-    struct server s = {.serve = serve, .silent = serve == NULL};
+    struct tls_server s = {.serve = serve, .silent = serve == NULL};
     LDAP_LINK struct ldap_link *l = NULL;
-    server_start(&s);
-    int r = open_to(&s, ca_file, timeout_ms, &l, stage, why);
+    tls_server_start(&s);
+    int r = open_to(&s, tls_ca_file, timeout_ms, &l, stage, why);
     ldap_link_close(sp_steal(l));
-    server_end(&s);
+    tls_server_end(&s);
     return r;
 }
 
 static unsigned search_most = 4;
 
-static int search_with(serve_fn *serve, uint64_t timeout_ms, ldap_link_entry_fn *entry, void *self,
-                       struct sp_why *why)
+static int search_with(tls_serve_fn *serve, uint64_t timeout_ms, ldap_link_entry_fn *entry,
+                       void *self, struct sp_why *why)
 {
-    struct server s = {.serve = serve};
+    struct tls_server s = {.serve = serve};
     struct ldap_link *l = NULL;
     provider_stage stage = 0;
     static const char *const attributes[] = {"msFVE-RecoveryPassword", NULL};
-    server_start(&s);
-    assert_int_equal(open_to(&s, ca_file, timeout_ms, &l, &stage, why), 0);
+    tls_server_start(&s);
+    assert_int_equal(open_to(&s, tls_ca_file, timeout_ms, &l, &stage, why), 0);
     int r = ldap_link_search(l, "DC=lab", LDAP_SCOPE_SUBTREE, "(cn=x)", attributes, search_most,
                              entry, self, why);
     ldap_link_close(l);
-    server_end(&s);
+    tls_server_end(&s);
     return r;
 }
 
@@ -211,7 +116,7 @@ static void drip(SSL *ssl)
 
 static void test_deadline_holds_against_silence_and_dripping(void **state)
 {
-    serve_fn *const servers[] = {NULL, until_gone, drip};
+    tls_serve_fn *const servers[] = {NULL, until_gone, drip};
     static const provider_stage stages[] = {SP__PROVIDER_STAGE__PROVIDER_STAGE_TLS,
                                             SP__PROVIDER_STAGE__PROVIDER_STAGE_AUTHENTICATION,
                                             SP__PROVIDER_STAGE__PROVIDER_STAGE_AUTHENTICATION};
@@ -227,15 +132,15 @@ static void test_deadline_holds_against_silence_and_dripping(void **state)
 
 static void test_certificate_of_nobody_we_trust(void **state)
 {
-    struct server s = {.serve = until_gone};
+    struct tls_server s = {.serve = until_gone};
     struct ldap_link *l = NULL;
     provider_stage stage = 0;
     struct sp_why why = {""};
     (void)state;
-    server_start(&s);
-    assert_int_equal(open_to(&s, other_ca, 5000, &l, &stage, &why), -ENOTCONN);
+    tls_server_start(&s);
+    assert_int_equal(open_to(&s, tls_other_ca, 5000, &l, &stage, &why), -ENOTCONN);
     assert_int_equal(stage, SP__PROVIDER_STAGE__PROVIDER_STAGE_TLS);
-    server_end(&s);
+    tls_server_end(&s);
 }
 
 /* ---- answers that lie ---- */
@@ -346,7 +251,7 @@ static void finds_nothing(SSL *ssl)
 static void test_search_that_lies_or_fails(void **state)
 {
     static const struct {
-        serve_fn *serve;
+        tls_serve_fn *serve;
         int error;
         const char *says;
     } cases[] = {{endless_references, -EPROTO, "does not end"},
@@ -579,26 +484,15 @@ static void test_urls(void **state)
 static int setup(void **state)
 {
     (void)state;
-    signal(SIGPIPE, SIG_IGN); /* as the keeper does */
     setenv("LDAPNOINIT", "1", 1);
-    key = EVP_EC_gen("P-256");
-    certificate = make_certificate(key);
-    write_certificate(ca_file, certificate);
-    EVP_PKEY *other = EVP_EC_gen("P-256");
-    X509 *x = make_certificate(other);
-    write_certificate(other_ca, x);
-    X509_free(x);
-    EVP_PKEY_free(other);
+    tls_server_setup();
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
-    unlink(ca_file);
-    unlink(other_ca);
-    X509_free(certificate);
-    EVP_PKEY_free(key);
+    tls_server_teardown();
     sp_buffer_free(&entry_message);
     return 0;
 }
