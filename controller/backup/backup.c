@@ -101,7 +101,7 @@ void run_clean_failed(struct engine *e, struct catalog_point *cp)
     }
     if (!cp->pinned)
         return;
-    r = keeper_unpin(e, cp->point->point_id, NULL, 0, &why);
+    r = keeper_unpin(e, &keeper_now_or_later, cp->point->point_id, NULL, 0, &why);
     if (r == 0) {
         cp->pinned = false;
         r = catalog_point_save(e->options.catalog, cp, false, "cleaned up");

@@ -101,10 +101,12 @@ static int pin(struct run *run)
         if (compare_needs_proof(machine->inventory->volumes[i]))
             r = message_append_text(&ids, &count, machine->inventory->volumes[i]->volume_id);
     }
-    int asked = r == 0 ? keeper_known_volumes(e, point->machine_id, &ids, &count, &why) : 0;
+    int asked =
+        r == 0 ? keeper_known_volumes(e, &run->job->cancel, point->machine_id, &ids, &count, &why)
+               : 0;
     if (r == 0 && asked == 0 && count > 0)
-        asked = keeper_pin(e, point->machine_id, point->point_id, (const char *const *)ids, count,
-                           &why);
+        asked = keeper_pin(e, &run->job->cancel, point->machine_id, point->point_id,
+                           (const char *const *)ids, count, &why);
     /* Ciphertext whose key cannot be asked for today may get its key tomorrow. */
     if (asked < 0)
         sp_log_error("records not pinned", asked, &why, "point", point->point_id, NULL);

@@ -156,7 +156,9 @@ static int repin(struct run *run, const Sp__Manifest *m)
             ids[count++] = m->volumes[i]->volume_id;
     }
     struct sp_why why = {0};
-    int r = count ? keeper_pin(run->engine, m->machine_id, m->point_id, ids, count, &why) : 0;
+    int r = count ? keeper_pin(run->engine, &run->job->cancel, m->machine_id, m->point_id, ids,
+                               count, &why)
+                  : 0;
     if (r < 0)
         sp_log_error("records not pinned", r, &why, "point", m->point_id, NULL);
     return 0;

@@ -271,7 +271,7 @@ static int follow(struct collect *c, const char *point_id)
     engine_publish_point(c->engine, cp->point);
     /* Records that only this point claimed may go from here on; a keeper that is away keeps them.
      */
-    (void)keeper_unpin(c->engine, point_id, NULL, 0, NULL);
+    (void)keeper_unpin(c->engine, NULL, point_id, NULL, 0, NULL);
     return 0;
 }
 

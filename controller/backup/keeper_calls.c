@@ -34,14 +34,17 @@ int keeper_ask(struct engine *e, const atomic_bool *cancel, Sp__KeeperRequest *r
     return r;
 }
 
-static int ask(struct engine *e, Sp__KeeperRequest *request, Sp__KeeperResponse **ret,
-               struct sp_why *why)
+const atomic_bool keeper_now_or_later = true;
+
+static int ask(struct engine *e, const atomic_bool *cancel, Sp__KeeperRequest *request,
+               Sp__KeeperResponse **ret, struct sp_why *why)
 {
-    return keeper_ask(e, NULL, request, NULL, NULL, RUN_KEEPER_TIMEOUT_MS, ret, why);
+    return keeper_ask(e, cancel, request, NULL, NULL, RUN_KEEPER_TIMEOUT_MS, ret, why);
 }
 
-int keeper_pin(struct engine *e, const char *machine_id, const char *point_id,
-               const char *const *volume_ids, size_t count, struct sp_why *why)
+int keeper_pin(struct engine *e, const atomic_bool *cancel, const char *machine_id,
+               const char *point_id, const char *const *volume_ids, size_t count,
+               struct sp_why *why)
 {
     Sp__PinRequest pin = SP__PIN_REQUEST__INIT;
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
@@ -53,11 +56,11 @@ int keeper_pin(struct engine *e, const char *machine_id, const char *point_id,
     pin.n_volume_ids = count;
     request.kind_case = SP__KEEPER_REQUEST__KIND_PIN;
     request.pin = &pin;
-    return ask(e, &request, &response, why);
+    return ask(e, cancel, &request, &response, why);
 }
 
-int keeper_unpin(struct engine *e, const char *point_id, char **keep, size_t count,
-                 struct sp_why *why)
+int keeper_unpin(struct engine *e, const atomic_bool *cancel, const char *point_id, char **keep,
+                 size_t count, struct sp_why *why)
 {
     Sp__UnpinRequest unpin = SP__UNPIN_REQUEST__INIT;
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
@@ -67,11 +70,11 @@ int keeper_unpin(struct engine *e, const char *point_id, char **keep, size_t cou
     unpin.n_keep_record_ids = count;
     request.kind_case = SP__KEEPER_REQUEST__KIND_UNPIN;
     request.unpin = &unpin;
-    return ask(e, &request, &response, why);
+    return ask(e, cancel, &request, &response, why);
 }
 
-int keeper_known_volumes(struct engine *e, const char *machine_id, char ***ids, size_t *count,
-                         struct sp_why *why)
+int keeper_known_volumes(struct engine *e, const atomic_bool *cancel, const char *machine_id,
+                         char ***ids, size_t *count, struct sp_why *why)
 {
     Sp__ListKeysRequest list = SP__LIST_KEYS_REQUEST__INIT;
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
@@ -79,7 +82,7 @@ int keeper_known_volumes(struct engine *e, const char *machine_id, char ***ids, 
     list.machine = (char *)machine_id;
     request.kind_case = SP__KEEPER_REQUEST__KIND_LIST_KEYS;
     request.list_keys = &list;
-    int r = ask(e, &request, &response, why);
+    int r = ask(e, cancel, &request, &response, why);
     if (r < 0)
         return r;
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_LIST_KEYS)
@@ -96,7 +99,7 @@ int keeper_status(struct engine *e, Sp__KeeperResponse **ret, struct sp_why *why
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     request.kind_case = SP__KEEPER_REQUEST__KIND_STATUS;
     request.status = &status;
-    int r = ask(e, &request, &response, why);
+    int r = ask(e, NULL, &request, &response, why);
     if (r < 0)
         return r;
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_STATUS)
@@ -141,7 +144,7 @@ int keeper_copy_to(struct engine *e, struct vault *vault, char ret_name[128], ui
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     request.kind_case = SP__KEEPER_REQUEST__KIND_KEYSTORE_COPY;
     request.keystore_copy = &copy;
-    int r = ask(e, &request, &response, why);
+    int r = ask(e, NULL, &request, &response, why);
     if (r < 0)
         return r;
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_KEYSTORE_COPY ||
@@ -179,7 +182,7 @@ static int fetch_sealing_key(struct engine *e, uint8_t **ret, size_t *ret_size, 
     Sp__KeeperResponse *response SP_CLEANUP(keeper_response) = NULL;
     request.kind_case = SP__KEEPER_REQUEST__KIND_KEYS;
     request.keys = &keys;
-    int r = ask(e, &request, &response, why);
+    int r = ask(e, NULL, &request, &response, why);
     if (r < 0)
         return r;
     if (response->kind_case != SP__KEEPER_RESPONSE__KIND_KEYS || !response->keys->keys)

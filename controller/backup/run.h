@@ -179,13 +179,16 @@ int keeper_ask(struct engine *, const atomic_bool *cancel, Sp__KeeperRequest *,
                int (*read_at)(void *self, uint32_t disk, uint64_t offset, void *out,
                               uint32_t length),
                void *self, int timeout_ms, Sp__KeeperResponse **ret, struct sp_why *why);
-int keeper_pin(struct engine *, const char *machine_id, const char *point_id,
-               const char *const *volume_ids, size_t count, struct sp_why *why);
-int keeper_unpin(struct engine *, const char *point_id, char **keep, size_t count,
-                 struct sp_why *why);
+/* For *cancel: whoever asks does not wait for a keeper that is away, since it will ask again. */
+extern const atomic_bool keeper_now_or_later;
+int keeper_pin(struct engine *, const atomic_bool *cancel, const char *machine_id,
+               const char *point_id, const char *const *volume_ids, size_t count,
+               struct sp_why *why);
+int keeper_unpin(struct engine *, const atomic_bool *cancel, const char *point_id, char **keep,
+                 size_t count, struct sp_why *why);
 /* Ids of the volumes that the machine has records for, appended. */
-int keeper_known_volumes(struct engine *, const char *machine_id, char ***ids, size_t *count,
-                         struct sp_why *why);
+int keeper_known_volumes(struct engine *, const atomic_bool *cancel, const char *machine_id,
+                         char ***ids, size_t *count, struct sp_why *why);
 int keeper_status(struct engine *, Sp__KeeperResponse **ret, struct sp_why *why);
 int keeper_seal(struct engine *, const Sp__Manifest *, Sp__Signed **ret, struct sp_why *why);
 /* The keystore, encrypted to the recovery kit, into the vault. */

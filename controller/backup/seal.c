@@ -159,7 +159,7 @@ int seal_unpin(struct engine *e, const Sp__Manifest *m)
     }
     /* Rather too many pins than one too few. */
     if (r == 0)
-        r = count > 0 || m->n_proofs == 0 ? keeper_unpin(e, m->point_id, keep, count, NULL)
+        r = count > 0 || m->n_proofs == 0 ? keeper_unpin(e, NULL, m->point_id, keep, count, NULL)
                                           : -ENODATA;
     for (size_t i = 0; i < count; i++)
         free(keep[i]);

@@ -51,6 +51,37 @@ static void cancel_works_at_each_step(void **state)
     }
 }
 
+static void cancel_once(void)
+{
+    fake_keeper.on_away = NULL;
+    cancel_now();
+}
+
+/* With a wait that no test outlives. */
+static void a_cancelled_job_does_not_wait_for_the_keeper(void **state)
+{
+    struct scene *s = *state;
+    engine_free(s->engine);
+    s->keeper_wait_ms = 24 * 3600 * 1000;
+    start_engine(s);
+    message_free(back_up(s)); /* the vault's key is known from here on */
+    fake_keeper.away = true;
+    fake_keeper.on_away = cancel_once;
+    Sp__Job *job = back_up(s);
+    assert_int_equal(job->state, STATE(FAILED));
+    assert_true(has(job, REASON(CANCELLED)));
+    nothing_left();
+    struct catalog_point *cp = point_of(s, job);
+    assert_true(cp->pinned);
+    catalog_point_free(cp);
+    fake_keeper.away = false;
+    engine_tidy(s->engine);
+    cp = point_of(s, job);
+    assert_false(cp->pinned);
+    catalog_point_free(cp);
+    message_free(job);
+}
+
 /* ---- kills ---- */
 
 static void die(void)
@@ -237,11 +268,9 @@ static void a_lost_catalog_is_built_again_from_the_vault(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(cancel_works_at_each_step),
-        T(kills_at_each_state_are_recovered),
-        T(a_snapshot_that_cannot_be_released_is_tried_again),
-        T(a_check_does_not_hold_the_catalog),
-        T(a_lost_catalog_is_built_again_from_the_vault),
+        T(cancel_works_at_each_step),         T(a_cancelled_job_does_not_wait_for_the_keeper),
+        T(kills_at_each_state_are_recovered), T(a_snapshot_that_cannot_be_released_is_tried_again),
+        T(a_check_does_not_hold_the_catalog), T(a_lost_catalog_is_built_again_from_the_vault),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

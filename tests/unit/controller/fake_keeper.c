@@ -123,6 +123,8 @@ static int call(void *self, Sp__KeeperRequest *q, int timeout_ms, Sp__KeeperResp
 {
     (void)self;
     (void)timeout_ms;
+    if (fake_keeper.away && fake_keeper.on_away)
+        fake_keeper.on_away();
     if (fake_keeper.away)
         return sp_why_set(why, -EHOSTUNREACH, "the keeper does not run");
     switch (q->kind_case) {
@@ -178,6 +180,8 @@ static int call_reading(void *self, Sp__KeeperRequest *q,
     uint8_t sector[512];
     (void)timeout_ms;
     (void)self;
+    if (fake_keeper.away && fake_keeper.on_away)
+        fake_keeper.on_away();
     if (fake_keeper.away)
         return sp_why_set(why, -EHOSTUNREACH, "the keeper does not run");
     int r = read_at(read_self, 0, 0, sector, sizeof(sector));

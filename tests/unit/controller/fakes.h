@@ -32,6 +32,7 @@ const struct source *fake_source_for(const Sp__SourceConfig *);
 struct fake_keeper {
     EVP_PKEY *key;
     bool away, locked, refuse_seal;
+    void (*on_away)(void); /* at each call while it is away */
     Sp__ProofVerdict verdict;
     unsigned pins, unpins, looks, proofs, seals, kept_records;
     bool plain_seen;

@@ -27,7 +27,7 @@ void start_engine(struct scene *s)
                                .source_for = fake_source_for,
                                .parallel = 1,
                                .agent_wait_ms = 1,
-                               .keeper_wait_ms = 1,
+                               .keeper_wait_ms = s->keeper_wait_ms ? s->keeper_wait_ms : 1,
                                .reproof_after_ms = s->reproof_after_ms,
                                .reproofs_per_hour = 3600 * 1000,
                                .unreachable_most_ms = s->unreachable_most_ms};

@@ -24,6 +24,7 @@ struct scene {
     Sp__Job *last; /* the last job that ended */
     /* Of the next engine. */
     uint64_t reproof_after_ms, unreachable_most_ms;
+    unsigned keeper_wait_ms; /* 0: hardly any */
 };
 
 extern struct scene *here; /* for the fakes' hooks */
