@@ -398,6 +398,11 @@ int qmp_open(const char *path, unsigned timeout_ms, struct qmp **ret, struct sp_
     if (fd < 0)
         return -errno;
     int r = connect(fd, (struct sockaddr *)&address, sizeof address) ? -errno : 0;
+    if (r == -EACCES)
+        return sp_why_set(why, r,
+                          "this user may not connect to the QMP socket '%s': sealpointd needs a "
+                          "group that may write to it, see sealpointd(8)",
+                          path);
     if (r)
         return sp_why_set(why, r, "no QEMU serves the QMP socket '%s': %s", path, strerror(-r));
     r = qmp_open_fd(sp_steal_fd(&fd), timeout_ms, ret, why);
