@@ -36,7 +36,7 @@ def secret_of_image():
 def section(lab, domain, name, **changes):
     """One provider's section of keeper.conf."""
     user = changes.pop("user", "reader")
-    password = lab.path / f"password-{name}"
+    password = lab.path / f"password-{name}-{user}"
     password.write_text(changes.pop("password", USERS[user][0]) + "\n")
     password.chmod(0o600)
     settings = {"url": "ldaps://127.0.0.1", "ca_file": domain.ca, "base": UNIT, "bind_dn": f"{user}@lab.example",
@@ -114,18 +114,18 @@ def answers_are_kept_apart(lab, domain):
     job = json.loads(lab.cli("backup", "idle1", "--no-agent", "--json", check=False)[1])
     assert job["state"] == "POINT_STATE_INVALID" and "REASON_ESCROW_MISSING" in reasons(job), job
     down = section(lab, domain, "down", url="ldaps://127.0.0.1:1")
-    cases = [("DENIED", "corp", [section(lab, domain, "corp", user="nobody")]),
-             ("UNREACHABLE", "down", [section(lab, domain, "corp"), down])]
+    cases = [("DENIED", "corp: the canary", [section(lab, domain, "corp", user="nobody")])]
     if LONG:
-        cases += [("DENIED", "corp", [section(lab, domain, "corp", user="peeker")]),
-                  ("DENIED", "corp", [section(lab, domain, "corp", canary=None), down])]
-    for reason, who, sections in cases:
+        cases += [("UNREACHABLE", "down: nothing listens", [section(lab, domain, "corp"), down]),
+                  ("DENIED", "but not its password", [section(lab, domain, "corp", user="peeker")]),
+                  ("DENIED", "corp: no canary", [section(lab, domain, "corp", canary=None), down])]
+    for reason, says, sections in cases:
         restart_keeper(lab, *sections)
         again = verify(lab, job["point_id"])
         assert again["state"] == "POINT_STATE_UNPROVEN", again
         assert f"REASON_ESCROW_{reason}" in reasons(again) and "REASON_ESCROW_MISSING" not in reasons(again), again
         text = [f["text"] for f in again["findings"] if f["reason"] == f"REASON_ESCROW_{reason}"][0]
-        assert f"{who}: " in text, text
+        assert says in text, text
         print(f"{reason}: {text}", flush=True)
     return job["point_id"]
 
