@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """kill -9 of agent, freezer, both, and controller while a real guest is frozen: it thaws within the time that is
-promised, and no such point is called consistent for file systems. 3 rounds each; 50 with SEALPOINT_LONG=1."""
+promised, and no such point is called consistent for file systems. 3 rounds each; 50 with SEALPOINT_LONG=1.
+
+With them a device that is in use without a file system, which the agent suspends when it is told to, and only then."""
 import json
 import os
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
+import raw  # noqa: E402
 from lab import Lab  # noqa: E402
-from scene import NAMES, Scene  # noqa: E402
+from scene import NAMES  # noqa: E402
 
 ROUNDS = 50 if os.environ.get("SEALPOINT_LONG") else 3
 HELD = r"""
@@ -30,13 +33,15 @@ for n in clear luks2 luks1 plain lvm; do
     ( touch /mnt/$n/probe && echo "$n $(now)" ) > /run/probe.$n &
 done
 wait
-cat /run/probe.*
+cat /run/probe.* && rm /run/probe.*
 """
 BLOWS = {
     "agent": "kill -9 $(agent-unit main)",
     "freezer": "kill -9 $(agent-unit pids | grep -vx $(agent-unit main) | head -n 1)",
     "both": "agent-unit kill-all",
 }
+# Ends the freeze that the first signal waits for.
+TERMINATED = "main=$(agent-unit main); kill -TERM $main; usleep 100000; kill -TERM $main"
 
 
 def backup(lab):
@@ -50,25 +55,27 @@ def ended(lab, job_id):
     return json.loads(out)
 
 
-def check_thawed(lines, within_s, what):
+def check_thawed(lines, within_s, what, names=(*NAMES, "raw")):
     start = float(lines[0])
     times = {l.split()[0]: float(l.split()[1]) - start for l in lines[1:] if l.strip()}
-    assert set(times) == set(NAMES), (what, lines)
+    assert set(times) == set(names), (what, lines)
     assert max(times.values()) <= within_s, f"{what}: thawed after {times}"
     return max(times.values())
 
 
-def blow_in_the_guest(lab, g, what):
+def blow_in_the_guest(lab, g, what, blow, names=(*NAMES, "raw")):
     for _ in range(10):
-        ticket = g.begin(HELD + BLOWS[what] + "\nnow\n" + PROBE)
+        probe = (raw.PROBE if "raw" in names else "") + PROBE
+        ticket = g.begin(HELD + raw.BEFORE + blow + "\nnow\n" + probe)
         job_id = backup(lab)
-        lines = g.finish(ticket, timeout=180).out.split("\n")
+        held, *lines = g.finish(ticket, timeout=180).out.split("\n")
         job = ended(lab, job_id)
         lab.wait_for("the agent to be back", lambda: lab.machine("web1")["agent"]["connected"], timeout=120)
-        assert lines[0] != "never", f"{what}: the guest was not frozen\n{lab.logs()}"
-        slowest = check_thawed(lines, 1.0 if what != "both" else 3.0, what)
+        assert held != "never", f"{what}: the guest was not frozen\n{lab.logs()}"
+        slowest = check_thawed(lines, 1.0 if what != "both" else 3.0, what, names)
         if job["grade"] == "GRADE_FILESYSTEM":
             continue  # the thaw was under way already: the blow came too late to matter
+        assert held == "Suspended", f"{what}: the raw device was not held"
         assert job["grade"] in ("GRADE_CRASH", "GRADE_NONE", "GRADE_UNSPECIFIED"), job
         return slowest
     raise AssertionError(f"{what}: ten blows, each after the thaw")
@@ -80,7 +87,7 @@ def controller_gone(lab, g):
         job_id = backup(lab)
         start = g.finish(ticket).out.strip()
         lab.kill_controller()
-        lines = [start] + g.run(HELD.split("end=")[0] + PROBE, timeout=60).out.split("\n")
+        lines = [start] + g.run(HELD.split("end=")[0] + raw.PROBE + PROBE, timeout=60).out.split("\n")
         lab.start_controller()
         job = ended(lab, job_id)
         lab.wait_for("the agent to be back", lambda: lab.machine("web1")["agent"]["connected"], timeout=120)
@@ -92,19 +99,69 @@ def controller_gone(lab, g):
     raise AssertionError("controller: ten blows, each after the thaw")
 
 
+# ── The device without a file system ──
+
+def watched_backup(lab, g, scene, looks):
+    """A backup; what the device did meanwhile, twice, and whether the point tells of it. No point of this guest is
+    valid: nothing in the raw device can be recognised."""
+    for _ in range(5):
+        ticket = g.begin(HELD + raw.WATCH % (scene.disk, looks))
+        job = ended(lab, backup(lab))
+        out = g.finish(ticket, timeout=120).out
+        if job["grade"] != "GRADE_FILESYSTEM":
+            continue  # a host that is busy with other things: the freeze came too late, or took too long
+        first, last = [line.split() for line in out.splitlines()]
+        shown = json.loads(lab.cli("point", "show", job["point_id"], "--json", check=False)[1])
+        return first, last, raw.RESULT in bytes.fromhex(shown["manifest"]["payload"])
+    raise AssertionError(f"five backups, none of a frozen guest: {job} {out}")
+
+
+def held_only_when_asked_for(lab, g, scene):
+    first, last, told = watched_backup(lab, g, scene, raw.LOOKS_WHEN_NOT)
+    assert first[0] == last[0] == "Active" and int(last[1]) > int(first[1]) and not told, (first, last, told)
+    print("freeze.suspend not set: the raw device was written to while the guest was frozen", flush=True)
+    raw.restart_agent(lab, g, "-o", "freeze.suspend=all")
+    first, last, told = watched_backup(lab, g, scene, raw.LOOKS_WHEN_HELD)
+    assert first == last and first[0] == "Suspended" and told, (first, last, told)
+    assert not raw.is_suspended(g)
+    print("freeze.suspend=all: nothing reached the raw device's disk", flush=True)
+
+
+def somebody_else_s(lab, g):
+    """What another program suspended stays so."""
+    g.run("dmsetup suspend raw0")
+    blow_in_the_guest(lab, g, "both", BLOWS["both"], NAMES)
+    assert raw.is_suspended(g), "it was resumed after agent and freezer had been killed"
+    out = g.run("sealpoint-agent freeze --test -o freeze.suspend=all").out
+    assert f"{raw.RAW}         raw      suspended by somebody else, left alone" in out, out
+    assert raw.is_suspended(g), "it was resumed with the thaw"
+    g.run("dmsetup resume raw0")
+
+
+def one_that_does_not_come_to_rest(g):
+    out = g.run(raw.SLOW, timeout=180).out
+    assert "/dev/mapper/slow0        raw      did not freeze in time" in out, out
+    assert out.splitlines()[-3:] == ["Active", "read", "still written"], out
+
+
 def main():
     with Lab() as lab:
         lab.up()
-        scene = Scene(lab.path / "keys")
+        scene = raw.RawScene(lab.path / "keys")
         g = scene.bring_up(lab)
         scene.import_keys(lab, "web1")
+        scene.start_writer(g)
+        held_only_when_asked_for(lab, g, scene)
         for number in range(ROUNDS):
-            for what in BLOWS:
-                slowest = blow_in_the_guest(lab, g, what)
+            for what, blow in BLOWS.items():
+                slowest = blow_in_the_guest(lab, g, what, blow)
                 print(f"round {number + 1}: {what} killed, thawed after {slowest:.2f} s", flush=True)
             slowest = controller_gone(lab, g)
             print(f"round {number + 1}: controller killed, thawed after {slowest:.2f} s", flush=True)
-        assert lab.cli("backup", "web1")["grade"] == "GRADE_FILESYSTEM"
+        blow_in_the_guest(lab, g, "terminated twice", TERMINATED)
+        somebody_else_s(lab, g)
+        assert ended(lab, backup(lab))["grade"] == "GRADE_FILESYSTEM"
+        one_that_does_not_come_to_rest(g)  # last: its write is under way for a minute
         assert lab.cli("vault", "check", "main", json=False, check=False)[0] == 0
 
 
