@@ -38,6 +38,17 @@ class GuestAgent:
         return reply["return"]
 
 
+def channel_arguments(path):
+    """QEMU's, for a guest with qemu-guest-agent's channel."""
+    return ["-chardev", f"socket,id=ga,path={path},server=on,wait=off",
+            "-device", "virtserialport,bus=vs0.0,chardev=ga,name=org.qemu.guest_agent.0"]
+
+
+# Shell: makes /run/ga.port, where no udev does.
+CHANNEL_IN_GUEST = ("for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) = org.qemu.guest_agent.0 ] && "
+                    "ln -s /dev/${p##*/} /run/ga.port; done; mkdir -p /run/ga;")
+
+
 def window(g):
     """(window, freezing, thawing) in ms, of what the shim saw since the last call."""
     lines = [line.split() for line in g.run("cat /run/shim; rm /run/shim").out.splitlines()]
@@ -58,9 +69,7 @@ def measure(agent, shim, folder, rounds):
     scene = Scene(folder / "keys")
     channel = folder / "ga"
     results, syncs = {"sealpoint": [], "qemu-ga": []}, []
-    extra = ["-chardev", f"socket,id=ga,path={channel},server=on,wait=off",
-             "-device", "virtserialport,bus=vs0.0,chardev=ga,name=org.qemu.guest_agent.0"]
-    with Guest(folder / "g", kernel=folder / "guest", disks=scene.disks(), extra=extra) as g:
+    with Guest(folder / "g", kernel=folder / "guest", disks=scene.disks(), extra=channel_arguments(channel)) as g:
         g.start()
         if g.run("command -v qemu-ga", check=False).status:
             sys.exit("bench: the guest has no qemu-ga: apt-get install qemu-guest-agent")
@@ -68,8 +77,7 @@ def measure(agent, shim, folder, rounds):
         scene.format(g)
         g.run("lvm vgchange -q -ay vg0")
         scene.mount(g)
-        g.run("for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) = org.qemu.guest_agent.0 ] && "
-              "ln -s /dev/${p##*/} /run/ga.port; done; mkdir -p /run/ga; "
+        g.run(f"{CHANNEL_IN_GUEST} "
               "FREEZE_SHIM=/run/shim LD_PRELOAD=/usr/lib/freeze-shim.so qemu-ga -m virtio-serial -p /run/ga.port "
               "-t /run/ga -f /run/ga/pid </dev/null >/run/ga/log 2>&1 &")
         peer = GuestAgent(channel)
