@@ -24,8 +24,23 @@ static char runtime[128], only[1024], hooks[128];
 static const char *ext4, *xfs;
 static struct agent_config config;
 
-/* The text; the test fails when something stays frozen. */
-static char *freeze_and_read(int expected)
+static void undo_busy(void)
+{
+    assert_int_equal(mounts_thaw(ext4), 0); /* it was left alone */
+}
+
+static void undo_hidden(void)
+{
+    assert_int_equal(umount(ext4), 0);
+}
+
+static void undo_read_only(void)
+{
+    assert_int_equal(mount(NULL, xfs, NULL, MS_REMOUNT, NULL), 0);
+}
+
+/* The text. `undo` (may be NULL) puts right what the test had made wrong, before anything fails. */
+static char *freeze_and_read(int expected, void (*undo)(void))
 {
     char *text = NULL;
     size_t size = 0;
@@ -35,6 +50,8 @@ static char *freeze_and_read(int expected)
     assert_string_not_equal(config.only, ""); /* never anything else of this host */
     int r = freeze_test(&config, NULL, 0, 5000, out, &why);
     fclose(out);
+    if (undo)
+        undo();
     if (r != expected)
         fail_msg("%d: %s\n%s", r, why.text, text);
     return text;
@@ -79,7 +96,7 @@ static size_t advice_on(const char *text, const char *name)
 static void what_is_frozen_is_timed(void **state)
 {
     (void)state;
-    SP_FREE char *text = freeze_and_read(0);
+    SP_FREE char *text = freeze_and_read(0, NULL);
     const char *const all[] = {ext4, xfs};
     for (size_t i = 0; i < 2; i++) {
         float freeze_ms = -1, thaw_ms = -1;
@@ -103,8 +120,7 @@ static void one_frozen_by_another_program_is_told(void **state)
 {
     (void)state;
     assert_int_equal(mounts_freeze(ext4), 0);
-    SP_FREE char *text = freeze_and_read(0);
-    assert_int_equal(mounts_thaw(ext4), 0); /* it was left alone */
+    SP_FREE char *text = freeze_and_read(0, undo_busy);
     assert_non_null(strstr(must(text, "%s ", ext4), "frozen by somebody else, left alone"));
     must(text, "! %s is frozen by another program, which may thaw it at any time", ext4);
     assert_non_null(strstr(must(text, "%s ", xfs), "frozen in"));
@@ -114,8 +130,7 @@ static void read_only_is_nothing_to_worry_about(void **state)
 {
     (void)state;
     assert_int_equal(mount(NULL, xfs, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
-    SP_FREE char *text = freeze_and_read(0);
-    assert_int_equal(mount(NULL, xfs, NULL, MS_REMOUNT, NULL), 0);
+    SP_FREE char *text = freeze_and_read(0, undo_read_only);
     assert_non_null(strstr(must(text, "%s ", xfs), "read-only"));
     assert_int_equal(advice_on(text, xfs), 0);
 }
@@ -126,8 +141,7 @@ static void one_that_is_hidden_by_another_mount_is_told(void **state)
 {
     (void)state;
     assert_int_equal(mount("hides", ext4, "tmpfs", 0, NULL), 0);
-    SP_FREE char *text = freeze_and_read(0);
-    assert_int_equal(umount(ext4), 0);
+    SP_FREE char *text = freeze_and_read(0, undo_hidden);
     assert_non_null(strstr(must(text, "%s ", ext4), "failed"));
     must(text, "! %s is hidden below another mount", ext4);
 }
@@ -142,7 +156,7 @@ static void one_on_another_host_is_told(void **state)
     SP_FREE char *options = sp_format("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
     assert_int_equal(mkdir(point, 0755), 0);
     assert_int_equal(mount("admin@far:/", point, "fuse.sshfs", 0, options), 0);
-    SP_FREE char *text = freeze_and_read(0);
+    SP_FREE char *text = freeze_and_read(0, NULL);
     assert_int_equal(umount2(point, MNT_DETACH), 0);
     assert_non_null(strstr(must(text, "%s ", point), "on the network"));
     must(text, "! %s is on another host: it is in no snapshot of this guest", point);
@@ -155,14 +169,14 @@ static void hooks_are_told_and_a_failed_one_costs_the_grade(void **state)
                  *slow = sp_format("%s/30-slow", hooks);
     const char bad_text[] = "#!/bin/sh\n[ $1 = post-thaw ] || { echo no database; exit 3; }\n";
     assert_int_equal(sp_file_replace(good, "#!/bin/sh\n", 10, 0755), 0);
-    SP_FREE char *text = freeze_and_read(0);
+    SP_FREE char *text = freeze_and_read(0, NULL);
     must(text, "hook 10-good pre-freeze: done");
     must(text, "hook 10-good post-thaw: done");
     assert_int_equal(advice_on(text, "a hook failed"), 0);
     assert_int_equal(sp_file_replace(bad, bad_text, strlen(bad_text), 0755), 0);
     assert_int_equal(sp_file_replace(slow, "#!/bin/sh\nsleep 60\n", 19, 0755), 0);
     config.hooks_timeout_ms = 300;
-    SP_FREE char *worse = freeze_and_read(0);
+    SP_FREE char *worse = freeze_and_read(0, NULL);
     config.hooks_timeout_ms = 10000;
     must(worse, "hook 20-bad pre-freeze: failed with 3");
     must(worse, "  no database");
@@ -179,7 +193,7 @@ static void limits_that_are_too_tight_are_told(void **state)
     config.max_lease_ms = 6000;
     config.default_lease_ms = 1;
     config.most_per_hour = 3;
-    SP_FREE char *text = freeze_and_read(0);
+    SP_FREE char *text = freeze_and_read(0, NULL);
     must(text, "! this takes more than half of freeze.default_lease");
     must(text, "! freeze.max_lease is 6000 ms: few snapshots are that fast");
     must(text, "! freeze.most_per_hour allows 3 backups an hour");
