@@ -57,7 +57,7 @@ static void serve(SSL *ssl)
     }
     bool allowed = strstr(request, "X-Vault-Token: " TOKEN "\r\n") != NULL;
     path[strcspn(path, " ")] = 0;
-    snprintf(asked[asked_count++ % SP_COUNT(asked)], sizeof(asked[0]), "%s", path);
+    snprintf(asked[asked_count++ % SP_COUNT(asked)], sizeof(asked[0]), "%.199s", path);
     if (endless)
         say_without_end(ssl);
     else if (!allowed)
