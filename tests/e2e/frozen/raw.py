@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A device in use without a file system: dm-crypt on a disk of its own, with a writer on it as a database is (it keeps
-the device open, writes a block, syncs it, counts), while its guest is frozen."""
+the device open, writes a block, syncs it, counts, some twenty times a second), while its guest is frozen."""
 import pathlib
 import re
 import sys
@@ -17,6 +17,7 @@ while :; do
     i=$((i + 1))
     dd if=/dev/urandom of={RAW} bs=4096 count=1 seek=$((i % 1000)) conv=notrunc,fsync 2>/dev/null || exit
     echo $i > /run/raw.new && mv /run/raw.new /run/raw.count
+    usleep 50000
 done
 """
 # While the agent stands still, so that nobody thaws: "suspended? sectors that reached the disk", and again: when some

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """kill -9 of agent, freezer, both, and controller while a real guest is frozen: it thaws within the time that is
-promised, and no such point is called consistent for file systems. 3 rounds each; 50 with SEALPOINT_LONG=1.
+promised, and no such point is called consistent for file systems. 2 rounds each; 50 with SEALPOINT_LONG=1.
 
 With them a device that is in use without a file system, which the agent suspends when it is told to, and only then."""
 import json
@@ -14,7 +14,7 @@ import raw  # noqa: E402
 from lab import Lab  # noqa: E402
 from scene import NAMES  # noqa: E402
 
-ROUNDS = 50 if os.environ.get("SEALPOINT_LONG") else 3
+ROUNDS = 50 if os.environ.get("SEALPOINT_LONG") else 2
 HELD = r"""
 list=/run/sealpoint-agent/frozen
 state() { od -An -tu4 -j16 -N4 $list 2>/dev/null | tr -d ' '; }
