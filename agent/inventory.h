@@ -28,6 +28,15 @@ struct inventory_dm_target {
 
 struct suspend_state; /* linux/suspend.h */
 
+/* Devices that were searched in vain for what lost its first sector: not again at every change.
+ * Zero-initialised; of one thread. */
+struct inventory_memory {
+    struct {
+        uint8_t digest[32]; /* of devno, size and the first bytes */
+    } searched[64];
+    size_t next;
+};
+
 /* Where to look; tests put trees of their own there. */
 struct inventory_roots {
     const char *sys, *proc, *dev, *run;
@@ -40,6 +49,7 @@ struct inventory_roots {
     /* What the dm device does at this moment; 0 or a negative errno. NULL: none. */
     int (*dm_look)(void *self, const char *devno, struct suspend_state *ret);
     void *self;
+    struct inventory_memory *memory; /* NULL: none */
 };
 extern const struct inventory_roots inventory_roots_system;
 

@@ -37,6 +37,7 @@ struct agent {
     _Atomic bool ending;     /* a signal came while something was frozen */
     unsigned quiet_ticks;    /* of an agent that ends, since the thaw */
     uint64_t renew_next_ms;
+    struct inventory_memory memory; /* of read_settled() */
 };
 
 /* ---- jobs ---- */
@@ -56,14 +57,16 @@ static size_t damaged_headers(const Sp__Inventory *inventory)
 static int read_settled(struct agent *a, Sp__Inventory **ret, struct sp_why *why)
 {
     const struct timespec a_moment = {.tv_nsec = 300000000};
+    struct inventory_roots roots = inventory_roots_system;
+    roots.memory = &a->memory;
     headers_changed(a->headers); /* or what is written while it reads would be taken for known */
-    int r = inventory_read(&inventory_roots_system, ret, why);
+    int r = inventory_read(&roots, ret, why);
     if (r == 0 && damaged_headers(*ret) > a->damaged) {
         sp__inventory__free_unpacked(*ret, NULL);
         *ret = NULL;
         nanosleep(&a_moment, NULL);
         headers_changed(a->headers);
-        r = inventory_read(&inventory_roots_system, ret, why);
+        r = inventory_read(&roots, ret, why);
     }
     if (r == 0)
         a->damaged = damaged_headers(*ret);

@@ -135,15 +135,49 @@ static int probe_content_past_faults(struct scan_device *device, struct volume_r
     return 0;
 }
 
-/* Worth a search: not blank, nor what a plain mapping holds, which shows nothing either. */
-static bool may_have_lost_header(const struct scan_device *device, int fd)
+enum { SEARCH_MOST = 128 << 20 }; /* of one inventory, in search of lost headers */
+
+static bool is_open_volume(const struct scan_device *device)
+{
+    return device->dm >= SCAN_DM_LUKS1 && device->dm <= SCAN_DM_FVAULT2;
+}
+
+static bool was_searched(const struct inventory_memory *memory, const uint8_t digest[32])
+{
+    for (size_t i = 0; memory && i < SP_COUNT(memory->searched); i++) {
+        if (memcmp(memory->searched[i].digest, digest, 32) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void remember_search(struct inventory_memory *memory, const uint8_t digest[32])
+{
+    if (memory)
+        memcpy(memory->searched[memory->next++ % SP_COUNT(memory->searched)].digest, digest, 32);
+}
+
+/* Worth a search: not blank, nor what is in use or was decrypted, and not searched before. `digest`
+ * then names the device as it is. */
+static bool may_have_lost_header(const struct scan *scan, const struct scan_device *device, int fd,
+                                 uint8_t digest[32])
 {
     enum { FIRST_BYTES = 64 << 10 };
+    const Sp__BlockDevice *m = device->message;
     SP_FREE uint8_t *first = malloc(FIRST_BYTES);
-    if (!first || device->message->content || device->parted || scan_is_held(device->folder))
+    if (!first || !scan->search_left || m->content || device->parted || is_open_volume(device) ||
+        scan_is_held(device->folder))
         return false;
     ssize_t got = pread(fd, first, FIRST_BYTES, 0);
-    return got < 0 || !sp_is_zero(first, (size_t)got);
+    if (got < 0)
+        got = 0; /* bad sectors there may be why */
+    else if (sp_is_zero(first, (size_t)got))
+        return false;
+    struct sp_bytes parts[] = {{(const uint8_t *)m->devno, strlen(m->devno) + 1},
+                               {(const uint8_t *)&m->size_bytes, sizeof(m->size_bytes)},
+                               {first, (size_t)got}};
+    return sp_sha256(parts, SP_COUNT(parts), digest) == 0 &&
+           !was_searched(scan->roots->memory, digest);
 }
 
 /* A device with some bad sectors is seen by what is left of it. */
@@ -156,17 +190,22 @@ static int probe_volume(struct scan *scan, struct scan_device *device, int fd,
         device->error = -errno;
     if (size <= 0)
         return 0;
-    uint64_t none = 0;
+    uint8_t digest[32];
+    uint64_t none = 0, left = scan->search_left;
+    bool search = may_have_lost_header(scan, device, fd, digest);
     struct volume_unreadable unreadable;
     const struct volume_reader strict = volume_reader_of_fd(&fd, (uint64_t)size);
     struct volume_reader reader = volume_reader_lenient(&unreadable, &strict, BAD_MOST);
     reader.other = other;
-    reader.search_left = may_have_lost_header(device, fd) ? &scan->search_left : &none;
+    reader.search_left = search ? &scan->search_left : &none;
     int r = 0;
     if (device->error == -EIO && !device->parted && !device->message->content)
         r = probe_content_past_faults(device, &reader);
     if (r == 0 && may_hold_header(scan, device))
         r = probe_header(&reader, device);
+    /* One that had to share what may be read with others has its turn the next time. */
+    if (r == 0 && search && !device->format && (scan->search_left || left == SEARCH_MOST))
+        remember_search(scan->roots->memory, digest);
     if (unreadable.count && unreadable.count < BAD_MOST) {
         device->partly = true;
         device->unreadable_at = unreadable.at[0];
@@ -327,7 +366,6 @@ static int fill_file_system_uuids(struct scan *scan)
 
 int scan_contents(struct scan *scan)
 {
-    enum { SEARCH_MOST = 128 << 20 };
     /* Not while everything is frozen, right after it was searched. */
     scan->search_left = scan->before ? 0 : SEARCH_MOST;
     int r = 0;

@@ -459,7 +459,54 @@ static bool has_flag(const Sp__Segment *s, const char *flag)
     return false;
 }
 
-/* How far the hot zone has come; the direction says from which end. */
+static struct json_object *digest_of_segment(struct json_object *root, unsigned segment)
+{
+    struct json_object *digests = object_of(root, "digests");
+    for (unsigned i = 0; i < LUKS2_KEYSLOTS; i++) {
+        struct json_object *d = numbered(digests, i);
+        if (d && names(array_of(d, "segments"), segment))
+            return d;
+    }
+    return NULL;
+}
+
+/* Whether all data are as they shall be in the end: type and key. */
+static bool is_final(struct json_object *root, const Sp__HeaderFacts *facts, const Sp__Segment *s)
+{
+    for (size_t i = 0; i < facts->n_segments; i++) {
+        const Sp__Segment *f = facts->segments[i];
+        if (has_flag(f, "backup-final"))
+            return strcmp(f->type, s->type) == 0 &&
+                   digest_of_segment(root, f->number) == digest_of_segment(root, s->number);
+    }
+    return false;
+}
+
+/* Where the data change: at the zone under way, or between two steps where the second segment
+ * begins; with one segment at one of the ends. */
+static uint64_t front_of(struct json_object *root, const Sp__HeaderFacts *facts, uint64_t total,
+                         bool backward)
+{
+    const Sp__Segment *first = NULL, *second = NULL;
+    for (size_t i = 0; i < facts->n_segments; i++) {
+        const Sp__Segment *s = facts->segments[i];
+        if (has_flag(s, "in-reencryption"))
+            return s->offset_bytes - facts->payload_offset_bytes;
+        if (is_backup(numbered(object_of(root, "segments"), s->number)))
+            continue;
+        if (!first || s->offset_bytes < first->offset_bytes) {
+            second = first;
+            first = s;
+        } else if (!second || s->offset_bytes < second->offset_bytes) {
+            second = s;
+        }
+    }
+    if (second)
+        return second->offset_bytes - facts->payload_offset_bytes;
+    return first && is_final(root, facts, first) != backward ? total : 0;
+}
+
+/* How far it has come; the direction says from which end. */
 static void fill_progress(struct json_object *root, uint64_t volume_bytes, Sp__HeaderFacts *facts)
 {
     struct json_object *keyslots = object_of(root, "keyslots");
@@ -469,17 +516,11 @@ static void fill_progress(struct json_object *root, uint64_t volume_bytes, Sp__H
     if (volume_bytes <= facts->payload_offset_bytes)
         return;
     uint64_t total = volume_bytes - facts->payload_offset_bytes;
-    for (size_t i = 0; i < facts->n_segments; i++) {
-        const Sp__Segment *s = facts->segments[i];
-        if (!has_flag(s, "in-reencryption") || s->offset_bytes < facts->payload_offset_bytes)
-            continue;
-        uint64_t at = s->offset_bytes - facts->payload_offset_bytes;
-        if (at > total)
-            return;
-        unsigned percent = (unsigned)((double)at * 100 / (double)total);
-        facts->conversion_percent = backward ? 100 - percent : percent;
+    uint64_t at = front_of(root, facts, total, backward);
+    if (at > total) /* or before the payload */
         return;
-    }
+    unsigned percent = (unsigned)((double)at * 100 / (double)total);
+    facts->conversion_percent = backward ? 100 - percent : percent;
 }
 
 static int fill_requirements(struct json_object *root, Sp__HeaderFacts *facts)
