@@ -699,6 +699,27 @@ static void what_cannot_be_read_is_said_and_the_rest_is_there(void **state)
     sp__inventory__free_unpacked(inventory, NULL);
 }
 
+/* Every event reads the inventory anew: what nobody can name is read through once only. */
+static void what_has_no_name_is_searched_once_and_open_volumes_never(void **state)
+{
+    struct tree *tree = *state;
+    struct inventory_memory memory = {.next = 0};
+    tree->roots.memory = &memory;
+    tree_disk(tree, "vda", "254:0", 8);
+    tree_write(tree, "vda", 0, "something", 9);
+    tree_disk(tree, "vdb", "254:16", 8);
+    write_luks1(tree, "vdb");
+    tree_dm(tree, "dm-0", "252:0", "secret", luks1_dm, 6, (const char *[]){"vdb", NULL});
+    tree_write(tree, "dm-0", 0, "something", 9);
+    sp__inventory__free_unpacked(read_tree(tree), NULL);
+    assert_int_equal(memory.next, 1);
+    sp__inventory__free_unpacked(read_tree(tree), NULL);
+    assert_int_equal(memory.next, 1);
+    tree_write(tree, "vda", 0, "another  ", 9);
+    sp__inventory__free_unpacked(read_tree(tree), NULL);
+    assert_int_equal(memory.next, 2);
+}
+
 static void a_thousand_devices(void **state)
 {
     struct tree *tree = *state;
@@ -866,6 +887,7 @@ int main(void)
         T(a_clone_is_told_apart_and_said),
         T(damage_is_a_finding),
         T(what_cannot_be_read_is_said_and_the_rest_is_there),
+        T(what_has_no_name_is_searched_once_and_open_volumes_never),
         T(a_thousand_devices),
         T(devices_that_vanish_in_mid_scan),
         T(names_with_blanks_and_newlines),
