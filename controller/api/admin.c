@@ -53,11 +53,7 @@ SIGNED_METHOD(api_remove_kek, "kek.removed")
 int api_list_tokens(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                     ProtobufCMessage **ret, struct sp_why *why)
 {
-    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    int r = api_allow(api, call, "", why);
-    ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_TOKENS;
-    ask.list_tokens = (Sp__ListTokensRequest *)request;
-    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+    return api_relay_for_all(api, call, SP__KEEPER_REQUEST__KIND_LIST_TOKENS, request, ret, why);
 }
 
 int api_list_users(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,

@@ -328,6 +328,17 @@ int api_relay(struct api *api, const struct rpc_call *call, Sp__KeeperRequest *r
     return r < 0 ? r : message_take_answer(response, request->kind_case, ret);
 }
 
+int api_relay_for_all(struct api *api, const struct rpc_call *call,
+                      Sp__KeeperRequest__KindCase kind, const ProtobufCMessage *request,
+                      ProtobufCMessage **ret, struct sp_why *why)
+{
+    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
+    ask.kind_case = kind;
+    ask.status = (void *)(uintptr_t)request; /* every member of the oneof is a pointer */
+    int r = api_allow(api, call, "", why);
+    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+}
+
 /* ---- streams ---- */
 
 int api_send(struct rpc_call *call, const ProtobufCMessage *message)

@@ -88,6 +88,9 @@ int api_ask_keeper(struct api *, const struct rpc_call *, Sp__KeeperRequest *,
  * another. */
 int api_relay(struct api *, const struct rpc_call *, Sp__KeeperRequest *, ProtobufCMessage **ret,
               struct sp_why *);
+/* Relays the request as it is, of this kind, for callers who may ask it of all machines. */
+int api_relay_for_all(struct api *, const struct rpc_call *, Sp__KeeperRequest__KindCase kind,
+                      const ProtobufCMessage *request, ProtobufCMessage **ret, struct sp_why *);
 /* Relays a signed call; the keeper's packed result becomes the answer. */
 int api_execute(struct api *, struct rpc_call *, const ProtobufCMessage *request, const char *what,
                 ProtobufCMessage **ret, struct sp_why *);

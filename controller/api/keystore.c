@@ -97,41 +97,25 @@ int api_compromise_key(struct api *api, struct rpc_call *call, const ProtobufCMe
 int api_list_keks(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                   ProtobufCMessage **ret, struct sp_why *why)
 {
-    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_KEKS;
-    ask.list_keks = (Sp__ListKeksRequest *)request;
-    int r = api_allow(api, call, "", why);
-    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+    return api_relay_for_all(api, call, SP__KEEPER_REQUEST__KIND_LIST_KEKS, request, ret, why);
 }
 
 int api_list_providers(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                        ProtobufCMessage **ret, struct sp_why *why)
 {
-    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    ask.kind_case = SP__KEEPER_REQUEST__KIND_LIST_PROVIDERS;
-    ask.list_providers = (Sp__ListProvidersRequest *)request;
-    int r = api_allow(api, call, "", why);
-    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+    return api_relay_for_all(api, call, SP__KEEPER_REQUEST__KIND_LIST_PROVIDERS, request, ret, why);
 }
 
 int api_test_provider(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                       ProtobufCMessage **ret, struct sp_why *why)
 {
-    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    ask.kind_case = SP__KEEPER_REQUEST__KIND_TEST_PROVIDER;
-    ask.test_provider = (Sp__TestProviderRequest *)request;
-    int r = api_allow(api, call, "", why);
-    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+    return api_relay_for_all(api, call, SP__KEEPER_REQUEST__KIND_TEST_PROVIDER, request, ret, why);
 }
 
 int api_check_keystore(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,
                        ProtobufCMessage **ret, struct sp_why *why)
 {
-    Sp__KeeperRequest ask = SP__KEEPER_REQUEST__INIT;
-    ask.kind_case = SP__KEEPER_REQUEST__KIND_CHECK;
-    ask.check = (Sp__CheckKeystoreRequest *)request;
-    int r = api_allow(api, call, "", why);
-    return r < 0 ? r : api_relay(api, call, &ask, ret, why);
+    return api_relay_for_all(api, call, SP__KEEPER_REQUEST__KIND_CHECK, request, ret, why);
 }
 
 /* In parts: a whole keystore may be larger than a message. */

@@ -86,11 +86,11 @@ int engine_new(const struct engine_options *, struct engine **ret);
 int engine_recover(struct engine *, struct sp_why *why);
 /* Releases what earlier attempts could not. Call now and then. */
 void engine_tidy(struct engine *);
-/* Starts the verification of one point that is unproven only for want of an answer, if no job runs
- * and the keeper is there. Call now and then. */
+/* Starts the verification of one point that is unproven only for want of an answer, if a worker is
+ * free and the keeper is there. Call now and then. */
 void engine_retry(struct engine *);
-/* Starts the proof of the kept point that has gone longest without, if one is due, no job runs, the
- * rate allows it and the keeper is there. Call now and then. */
+/* Starts the proof of the kept point that has gone longest without, if one is due, a worker is
+ * free, the rate allows it and the keeper is there. Call now and then. */
 void engine_reproof(struct engine *);
 /* Ends running jobs (what is being looked at or proved goes on after the next start) and waits. */
 void engine_stop(struct engine *);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Keys are lost long after a backup: kept points are proved again for as long as they are kept. One
- * at a time and not oftener than the rate allows; never beside another job. The one that was tried
+ * at a time and not oftener than the rate allows, while a worker is free. The one that was tried
  * longest ago comes first, so that none waits for those which cannot be proved any more. */
 #include "base/clock.h"
 #include "base/log.h"

@@ -287,12 +287,13 @@ static bool opens_data(struct json_object *root, struct json_object *digest)
     return false;
 }
 
-static struct json_object *digest_of(struct json_object *root, unsigned keyslot)
+/* The first that names this number among its `of`: "keyslots" or "segments". */
+static struct json_object *digest_of(struct json_object *root, const char *of, unsigned number)
 {
     struct json_object *digests = object_of(root, "digests");
     for (unsigned i = 0; i < LUKS2_KEYSLOTS; i++) {
         struct json_object *d = numbered(digests, i);
-        if (d && names(array_of(d, "keyslots"), keyslot))
+        if (d && names(array_of(d, of), number))
             return d;
     }
     return NULL;
@@ -313,7 +314,7 @@ static int add_keyslot(struct json_object *root, struct json_object *slot, unsig
         volume_add_protector(facts, id, SP__PROTECTOR_TYPE__PROTECTOR_TYPE_LUKS_KEYSLOT);
     if (!p)
         return -ENOMEM;
-    struct json_object *kdf = object_of(slot, "kdf"), *digest = digest_of(root, number);
+    struct json_object *kdf = object_of(slot, "kdf"), *digest = digest_of(root, "keyslots", number);
     /* An unbound slot holds a key, but none that opens the data. */
     p->usable = is_text(text_of(slot, "type"), "luks2") && digest && opens_data(root, digest);
     p->key_bits = (uint32_t)count_of(slot, "key_size") * 8;
@@ -459,17 +460,6 @@ static bool has_flag(const Sp__Segment *s, const char *flag)
     return false;
 }
 
-static struct json_object *digest_of_segment(struct json_object *root, unsigned segment)
-{
-    struct json_object *digests = object_of(root, "digests");
-    for (unsigned i = 0; i < LUKS2_KEYSLOTS; i++) {
-        struct json_object *d = numbered(digests, i);
-        if (d && names(array_of(d, "segments"), segment))
-            return d;
-    }
-    return NULL;
-}
-
 /* Whether all data are as they shall be in the end: type and key. */
 static bool is_final(struct json_object *root, const Sp__HeaderFacts *facts, const Sp__Segment *s)
 {
@@ -477,7 +467,7 @@ static bool is_final(struct json_object *root, const Sp__HeaderFacts *facts, con
         const Sp__Segment *f = facts->segments[i];
         if (has_flag(f, "backup-final"))
             return strcmp(f->type, s->type) == 0 &&
-                   digest_of_segment(root, f->number) == digest_of_segment(root, s->number);
+                   digest_of(root, "segments", f->number) == digest_of(root, "segments", s->number);
     }
     return false;
 }
