@@ -23,6 +23,19 @@ def tool(*command, **more):
     return done.stdout
 
 
+def make_luks1(plain, image, key):
+    """What `plain` holds, as a LUKS1 image that the passphrase in `key` opens. qemu-img measures how fast
+    it hashes before it begins, and gives up when a busy machine lets it measure nothing: asked again then."""
+    command = ["qemu-img", "convert", "--object", f"secret,id=s,file={key}", "-O", "luks",
+               "-o", "key-secret=s,iter-time=10", plain, image]
+    for _ in range(20):
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        if "accurate CPU usage" not in done.stderr:
+            break
+    if done.returncode != 0:
+        raise RuntimeError(f"qemu-img could not make {image}: {done.stderr}")
+
+
 def make_images(folder, ballast_mib=4):
     """{"clear": path, "luks2": …, "luks1": …} and {"luks2": key file, "luks1": …}; raw images."""
     folder = pathlib.Path(folder)
@@ -46,8 +59,7 @@ def make_images(folder, ballast_mib=4):
          keys["luks2"], images["luks2"])
     plain = folder / "plain.raw"
     tool("mke2fs", "-q", "-t", "ext4", "-d", tree, plain, size)
-    tool("qemu-img", "convert", "--object", f"secret,id=s,file={keys['luks1']}", "-O", "luks", "-o",
-         "key-secret=s,iter-time=10", plain, images["luks1"])
+    make_luks1(plain, images["luks1"], keys["luks1"])
     plain.unlink()
     shutil.rmtree(tree)
     return images, keys

@@ -51,7 +51,7 @@ static const char *make_luks1(const char *name, const char *raw, const char *sec
     rig_shell("printf %%s '%s' > '%s'", secret, key);
     /* qemu-img measures how fast it hashes, and gives up when a busy machine lets it measure
      * nothing. */
-    rig_shell("for i in 1 2 3 4 5 6 7 8; do "
+    rig_shell("for i in $(seq 20); do "
               "qemu-img convert -f raw -O luks --object secret,id=k,file='%s' "
               "-o key-secret=k,iter-time=10 '%s' '%s' && exit 0; done; exit 1",
               key, raw, path);
