@@ -75,9 +75,13 @@ static const char *get(const char *url, bool azure, struct body *body)
     struct curl_slist *(*append)(struct curl_slist *, const char *) =
         (struct curl_slist *
          (*)(struct curl_slist *, const char *))(uintptr_t)dlsym(library, "curl_slist_append");
-    CURL *curl = init && set && perform && words && append ? init() : NULL;
+    void (*release)(struct curl_slist *) =
+        (void (*)(struct curl_slist *))(uintptr_t)dlsym(library, "curl_slist_free_all");
+    void (*cleanup)(CURL *) = (void (*)(CURL *))(uintptr_t)dlsym(library, "curl_easy_cleanup");
+    CURL *curl = init && set && perform && words && append && release && cleanup ? init() : NULL;
     if (!curl)
         return "libcurl cannot be used";
+    struct curl_slist *header = azure ? append(NULL, "Metadata: true") : NULL;
     set(curl, CURLOPT_URL, url);
     set(curl, CURLOPT_PROTOCOLS_STR, "http");
     set(curl, CURLOPT_PROXY, ""); /* the address is the guest's own link's */
@@ -85,12 +89,12 @@ static const char *get(const char *url, bool azure, struct body *body)
     set(curl, CURLOPT_FAILONERROR, 1L);
     set(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     set(curl, CURLOPT_TIMEOUT_MS, (long)ANSWER_MS);
-    if (azure)
-        set(curl, CURLOPT_HTTPHEADER, append(NULL, "Metadata: true"));
+    set(curl, CURLOPT_HTTPHEADER, header);
     set(curl, CURLOPT_WRITEFUNCTION, take);
     set(curl, CURLOPT_WRITEDATA, body);
     CURLcode code = perform(curl);
-    /* The process ends now; nothing is given back. */
+    cleanup(curl);
+    release(header);
     return code == CURLE_OK            ? NULL
            : code == CURLE_WRITE_ERROR ? "the answer is too long"
                                        : words(code);
