@@ -577,27 +577,28 @@ static int probe_volume(const struct volume_reader *reader, struct volume *v,
     return facts->damaged ? VOLUME_DAMAGED : VOLUME_YES;
 }
 
-static int bitlocker_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts)
+static int bitlocker_header_ranges(const struct volume_reader *reader, const Sp__HeaderFacts *facts,
+                                   struct volume_ranges *ret)
 {
-    struct volume v = {0};
-    int rc = probe_volume(reader, &v, facts);
-    volume_clear(&v);
-    return rc;
+    if (facts->n_copies + 1 > VOLUME_RANGES_MAX)
+        return -ENOSPC;
+    *ret = (struct volume_ranges){.at = {{0, SECTOR}}, .count = 1};
+    for (size_t i = 0; i < facts->n_copies; i++) {
+        ret->at[ret->count][0] = facts->copies[i]->offset_bytes;
+        ret->at[ret->count++][1] = COPY_BYTES;
+    }
+    ret->count = volume_join_ranges(ret->at, ret->count, reader->size_bytes);
+    return 0;
 }
 
-static int bitlocker_header_ranges(const struct volume_reader *reader, const Sp__HeaderFacts *facts,
-                                   uint64_t (*ranges)[2], size_t capacity)
+static int bitlocker_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts,
+                           struct volume_ranges *ranges)
 {
-    if (capacity < facts->n_copies + 1)
-        return -ENOSPC;
-    ranges[0][0] = 0;
-    ranges[0][1] = SECTOR;
-    size_t count = 1;
-    for (size_t i = 0; i < facts->n_copies; i++, count++) {
-        ranges[count][0] = facts->copies[i]->offset_bytes;
-        ranges[count][1] = COPY_BYTES;
-    }
-    return (int)volume_join_ranges(ranges, count, reader->size_bytes);
+    struct volume v = {0};
+    int match = probe_volume(reader, &v, facts);
+    volume_clear(&v);
+    int rc = match > VOLUME_NO ? bitlocker_header_ranges(reader, facts, ranges) : 0;
+    return rc < 0 ? rc : match;
 }
 
 const struct volume_format volume_bitlocker = {

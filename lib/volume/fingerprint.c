@@ -51,12 +51,8 @@ static int hash_range(EVP_MD_CTX *hash, const struct volume_reader *reader, uint
 
 static int hash_all(EVP_MD_CTX *hash, const struct volume_format *format,
                     const struct volume_reader *reader, const Sp__HeaderFacts *facts,
-                    uint8_t out[32])
+                    const struct volume_ranges *ranges, uint8_t out[32])
 {
-    uint64_t ranges[VOLUME_RANGES_MAX][2];
-    int count = format->header_ranges(reader, facts, ranges, VOLUME_RANGES_MAX);
-    if (count < 0)
-        return count;
     SP_FREE uint8_t *step = malloc(STEP);
     if (!step)
         return -ENOMEM;
@@ -67,21 +63,30 @@ static int hash_all(EVP_MD_CTX *hash, const struct volume_format *format,
         EVP_DigestUpdate(hash, format->name, strlen(format->name) + 1) != 1 ||
         EVP_DigestUpdate(hash, &damaged, 1) != 1)
         return -EIO;
-    for (int i = 0; i < count; i++) {
-        int rc = hash_range(hash, reader, ranges[i][0], ranges[i][1], step);
+    for (size_t i = 0; i < ranges->count; i++) {
+        int rc = hash_range(hash, reader, ranges->at[i][0], ranges->at[i][1], step);
         if (rc < 0)
             return rc;
     }
     return EVP_DigestFinal_ex(hash, out, NULL) == 1 ? 0 : -EIO;
 }
 
-int volume_fingerprint(const struct volume_format *format, const struct volume_reader *reader,
-                       const Sp__HeaderFacts *facts, uint8_t out[32])
+int volume_fingerprint_ranges(const struct volume_format *format,
+                              const struct volume_reader *reader, const Sp__HeaderFacts *facts,
+                              const struct volume_ranges *ranges, uint8_t out[32])
 {
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
     if (!hash)
         return -ENOMEM;
-    int rc = hash_all(hash, format, reader, facts, out);
+    int rc = hash_all(hash, format, reader, facts, ranges, out);
     EVP_MD_CTX_free(hash);
     return rc;
+}
+
+int volume_fingerprint(const struct volume_format *format, const struct volume_reader *reader,
+                       const Sp__HeaderFacts *facts, uint8_t out[32])
+{
+    struct volume_ranges ranges;
+    int rc = format->header_ranges(reader, facts, &ranges);
+    return rc < 0 ? rc : volume_fingerprint_ranges(format, reader, facts, &ranges, out);
 }

@@ -14,8 +14,6 @@
 enum {
     /* Most header bytes of one volume that are captured (the bound on a manifest). */
     VOLUME_CAPTURE_MAX = 32 << 20,
-    /* Pairs that a format's header_ranges() may fill. */
-    VOLUME_RANGES_MAX = 80,
     /* A hole in a layout this small is alignment or boot code, not a place for a volume. */
     VOLUME_GAP_MAX = 2 << 20,
 };
@@ -49,6 +47,13 @@ int volume_add_copy(Sp__HeaderFacts *, uint64_t offset, Sp__CopyHealth, uint64_t
 Sp__Protector *volume_add_protector(Sp__HeaderFacts *, const char *id, Sp__ProtectorType);
 /* Sorts pairs (offset, length), clips them to `size`, joins those that touch. New count. */
 size_t volume_join_ranges(uint64_t (*ranges)[2], size_t count, uint64_t size);
+
+/* ---- fingerprint.c ---- */
+
+/* volume_fingerprint() where the ranges are known. */
+int volume_fingerprint_ranges(const struct volume_format *, const struct volume_reader *,
+                              const Sp__HeaderFacts *, const struct volume_ranges *,
+                              uint8_t out[32]);
 
 /* CRC-32 of the reflected polynomial 0xedb88320, without the inversions that zip puts around it. */
 uint32_t volume_crc32_raw(uint32_t crc, const void *data, size_t size);

@@ -178,18 +178,18 @@ static int capture_range(struct look *l, const struct volume_node *node, const c
 }
 
 static int capture(struct look *l, const struct volume_node *node, const char *volume_id,
-                   uint64_t (*ranges)[2], size_t count)
+                   const struct volume_ranges *ranges)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += ranges[i][1];
+    for (size_t i = 0; i < ranges->count; i++)
+        total += ranges->at[i][1];
     if (total > VOLUME_CAPTURE_MAX || total > LOOK_CAPTURE_MAX - l->captured)
         return look_find(l, SP__REASON__REASON_HEADER_MISSING, true, node, volume_id,
                          "the header's %llu bytes are too many to keep them in the manifest: they "
                          "are in the disk's data only",
                          (unsigned long long)total);
-    for (size_t i = 0; i < count; i++) {
-        int rc = capture_range(l, node, volume_id, ranges[i][0], ranges[i][1]);
+    for (size_t i = 0; i < ranges->count; i++) {
+        int rc = capture_range(l, node, volume_id, ranges->at[i][0], ranges->at[i][1]);
         if (rc < 0)
             return rc;
     }
@@ -225,16 +225,15 @@ static int add_encrypted(struct look *l, const struct volume_node *node,
     if (!v)
         return -ENOMEM;
     v->header = sp_steal(owned);
-    uint64_t ranges[VOLUME_RANGES_MAX][2];
-    int count = format->header_ranges(&node->reader, facts, ranges, VOLUME_RANGES_MAX);
-    if (count < 0)
-        return count;
-    int rc = l->layout_only ? 0 : capture(l, node, id, ranges, (size_t)count);
+    struct volume_ranges ranges;
+    int rc = format->header_ranges(&node->reader, facts, &ranges);
+    if (rc == 0 && !l->layout_only)
+        rc = capture(l, node, id, &ranges);
     if (rc == 0 && !facts->detached)
         rc = look_account(l, node, 0, node->reader.size_bytes, format->name, id);
     /* A detached header vouches for itself only: its data lie elsewhere, unseen. */
-    for (int i = 0; rc == 0 && facts->detached && i < count; i++)
-        rc = look_account(l, node, ranges[i][0], ranges[i][1], format->name, id);
+    for (size_t i = 0; rc == 0 && facts->detached && i < ranges.count; i++)
+        rc = look_account(l, node, ranges.at[i][0], ranges.at[i][1], format->name, id);
     if (rc == 0 && again)
         rc = look_find(l, SP__REASON__REASON_INVENTORY_MISMATCH, true, node, id,
                        "another volume has this UUID too: they are told apart by their place; give "

@@ -140,7 +140,24 @@ static int fill(const uint8_t *h, Sp__HeaderFacts *facts)
     return add_slots(h, facts);
 }
 
-static int luks1_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts)
+static void header_ranges(const struct volume_reader *reader, const uint8_t *h,
+                          struct volume_ranges *ret)
+{
+    *ret = (struct volume_ranges){.at = {{0, HEADER_CAPTURE}}, .count = 1};
+    bool sane = reader->size_bytes >= HEADER_BYTES && sp_be32(h + KEY_BYTES_AT) <= KEY_BYTES_MAX;
+    for (unsigned i = 0; sane && i < SLOTS; i++) {
+        struct slot s = slot_at(h, i);
+        /* A damaged header may claim anything; no true slot is larger than this. */
+        if (s.state != SLOT_ACTIVE || s.length > VOLUME_CAPTURE_MAX)
+            continue;
+        ret->at[ret->count][0] = s.offset;
+        ret->at[ret->count++][1] = s.length;
+    }
+    ret->count = volume_join_ranges(ret->at, ret->count, reader->size_bytes);
+}
+
+static int luks1_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts,
+                       struct volume_ranges *ranges)
 {
     uint8_t h[HEADER_BYTES] = {0};
     if (reader->size_bytes < VERSION_AT + 2)
@@ -170,34 +187,19 @@ static int luks1_probe(const struct volume_reader *reader, Sp__HeaderFacts *fact
                          0, facts->damage);
     if (rc < 0)
         return rc;
+    header_ranges(reader, h, ranges);
     return facts->damaged ? VOLUME_DAMAGED : VOLUME_YES;
 }
 
 static int luks1_header_ranges(const struct volume_reader *reader, const Sp__HeaderFacts *facts,
-                               uint64_t (*ranges)[2], size_t capacity)
+                               struct volume_ranges *ret)
 {
     (void)facts;
     uint8_t h[HEADER_BYTES];
-    size_t count = 0;
-    if (capacity < SLOTS + 1)
-        return -ENOSPC;
-    ranges[count][0] = 0;
-    ranges[count++][1] = HEADER_CAPTURE;
-    if (reader->size_bytes >= sizeof h) {
-        int rc = volume_read(reader, 0, h, sizeof h);
-        if (rc < 0)
-            return rc;
-        bool sane = sp_be32(h + KEY_BYTES_AT) <= KEY_BYTES_MAX;
-        for (unsigned i = 0; sane && i < SLOTS; i++) {
-            struct slot s = slot_at(h, i);
-            /* A damaged header may claim anything; no true slot is larger than this. */
-            if (s.state != SLOT_ACTIVE || s.length > VOLUME_CAPTURE_MAX)
-                continue;
-            ranges[count][0] = s.offset;
-            ranges[count++][1] = s.length;
-        }
-    }
-    return (int)volume_join_ranges(ranges, count, reader->size_bytes);
+    int rc = reader->size_bytes < sizeof h ? 0 : volume_read(reader, 0, h, sizeof h);
+    if (rc == 0)
+        header_ranges(reader, h, ret);
+    return rc;
 }
 
 const struct volume_format volume_luks1 = {

@@ -284,57 +284,57 @@ static int fill_good(const struct volume_reader *reader, const struct header *h,
     return VOLUME_YES;
 }
 
-static int luks2_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts)
+static void header_ranges(const struct volume_reader *reader, const struct header *h,
+                          struct volume_ranges *ret)
+{
+    uint64_t size = h->best ? h->best->size : sizes[0];
+    *ret = (struct volume_ranges){.at = {{0, size}, {h->second.offset, size}}, .count = 2};
+    /* Only the areas in use: the rest of the keyslots area is noise from luksFormat or zeros, it
+     * opens nothing, and 16 MiB of it in each manifest would be in the way. */
+    if (h->best)
+        ret->count += luks2_json_areas(h->best->root, ret->at + ret->count);
+    ret->count = volume_join_ranges(ret->at, ret->count, reader->size_bytes);
+}
+
+static int judge(const struct volume_reader *reader, const struct header *h, Sp__HeaderFacts *facts,
+                 struct volume_ranges *ranges)
+{
+    /* Version 1 is another row's. */
+    if (h->first.magic && sp_be16(h->first.binary + VERSION_AT) == 1)
+        return VOLUME_NO;
+    if (!h->first.magic && !h->second.magic)
+        return VOLUME_NO;
+    int rc = h->first.magic ? 0 : volume_holds_something_else(reader);
+    if (rc != 0)
+        return rc < 0 ? rc : VOLUME_NO;
+    header_ranges(reader, h, ranges);
+    return h->best ? fill_good(reader, h, facts) : fill_damaged(reader, h, facts);
+}
+
+static int luks2_probe(const struct volume_reader *reader, Sp__HeaderFacts *facts,
+                       struct volume_ranges *ranges)
 {
     SP_FREE struct header *h = calloc(1, sizeof *h);
     if (!h)
         return -ENOMEM;
     int rc = read_header(reader, h);
-    if (rc < 0)
-        goto out;
-    rc = VOLUME_NO;
-    /* Version 1 is another row's. */
-    if (h->first.magic && sp_be16(h->first.binary + VERSION_AT) == 1)
-        goto out;
-    if (!h->first.magic && !h->second.magic)
-        goto out;
-    if (!h->first.magic) {
-        rc = volume_holds_something_else(reader);
-        if (rc != 0) {
-            rc = rc < 0 ? rc : VOLUME_NO;
-            goto out;
-        }
-    }
-    rc = h->best ? fill_good(reader, h, facts) : fill_damaged(reader, h, facts);
-out:
+    if (rc == 0)
+        rc = judge(reader, h, facts, ranges);
     header_clear(h);
     return rc;
 }
 
 static int luks2_header_ranges(const struct volume_reader *reader, const Sp__HeaderFacts *facts,
-                               uint64_t (*ranges)[2], size_t capacity)
+                               struct volume_ranges *ret)
 {
     (void)facts;
-    if (capacity < LUKS2_KEYSLOTS + 2)
-        return -ENOSPC;
+    _Static_assert(VOLUME_RANGES_MAX >= LUKS2_KEYSLOTS + 2, "room for both copies and all areas");
     SP_FREE struct header *h = calloc(1, sizeof *h);
     if (!h)
         return -ENOMEM;
-    size_t count = 0;
     int rc = read_header(reader, h);
-    if (rc < 0)
-        goto out;
-    uint64_t size = h->best ? h->best->size : sizes[0];
-    ranges[count][0] = 0;
-    ranges[count++][1] = size;
-    ranges[count][0] = h->second.offset;
-    ranges[count++][1] = size;
-    /* Only the areas in use: the rest of the keyslots area is noise from luksFormat or zeros, it
-     * opens nothing, and 16 MiB of it in each manifest would be in the way. */
-    if (h->best)
-        count += luks2_json_areas(h->best->root, ranges + count);
-    rc = (int)volume_join_ranges(ranges, count, reader->size_bytes);
-out:
+    if (rc == 0)
+        header_ranges(reader, h, ret);
     header_clear(h);
     return rc;
 }

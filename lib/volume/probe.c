@@ -13,12 +13,12 @@ const struct volume_format *const volume_formats[] = {
 };
 
 static int set_fingerprint(const struct volume_format *format, const struct volume_reader *reader,
-                           Sp__HeaderFacts *facts)
+                           const struct volume_ranges *ranges, Sp__HeaderFacts *facts)
 {
     uint8_t *fingerprint = malloc(32);
     if (!fingerprint)
         return -ENOMEM;
-    int rc = volume_fingerprint(format, reader, facts, fingerprint);
+    int rc = volume_fingerprint_ranges(format, reader, facts, ranges, fingerprint);
     if (rc < 0) {
         free(fingerprint);
         return rc;
@@ -36,12 +36,13 @@ int volume_probe(const struct volume_reader *reader, const struct volume_format 
         if (!facts)
             return -ENOMEM;
         sp__header_facts__init(facts);
-        int rc = volume_formats[i]->probe(reader, facts);
+        struct volume_ranges ranges;
+        int rc = volume_formats[i]->probe(reader, facts, &ranges);
         if (rc < 0)
             return rc;
         if (rc == VOLUME_NO)
             continue;
-        rc = set_fingerprint(volume_formats[i], reader, facts);
+        rc = set_fingerprint(volume_formats[i], reader, &ranges, facts);
         if (rc < 0)
             return rc;
         *ret_format = volume_formats[i];

@@ -64,16 +64,24 @@ enum volume_match {
     VOLUME_DAMAGED, /* it was this format: facts->damaged and damage are set */
 };
 
+enum { VOLUME_RANGES_MAX = 80 };
+
+/* Pairs of offset and length in bytes, sorted, apart from each other, inside the volume. */
+struct volume_ranges {
+    uint64_t at[VOLUME_RANGES_MAX][2];
+    size_t count;
+};
+
 struct volume_format {
     const char *name; /* "luks2" */
     Sp__VolumeKind kind;
-    /* Fills *ret_facts (sp__header_facts__init'ed; free_unpacked by the caller) on YES and DAMAGED.
+    /* Fills *ret_facts (sp__header_facts__init'ed; free_unpacked by the caller) and the ranges of
+     * bytes that hold header and key material, to capture and to fingerprint, on YES and DAMAGED.
      * Returns enum volume_match or a negative errno of the reader. */
-    int (*probe)(const struct volume_reader *, Sp__HeaderFacts *facts);
-    /* The ranges of bytes that hold header and key material, to capture and to fingerprint: fills
-     * at most `capacity` pairs (offset, length), returns their number or a negative errno. */
+    int (*probe)(const struct volume_reader *, Sp__HeaderFacts *facts, struct volume_ranges *);
+    /* The same ranges, for who has the facts already. 0 or a negative errno. */
     int (*header_ranges)(const struct volume_reader *, const Sp__HeaderFacts *,
-                         uint64_t (*ranges)[2], size_t capacity);
+                         struct volume_ranges *);
 };
 
 /* The table, NULL-terminated. */

@@ -17,7 +17,7 @@
 
 const char header_library[] = "libcryptsetup " SEALPOINT_CRYPTSETUP_VERSION;
 
-enum { MAX_SLOTS = 32, MAX_RANGES = 128 };
+enum { MAX_SLOTS = 32 };
 
 /* ---- libcryptsetup's last word, for the admin ---- */
 
@@ -124,20 +124,17 @@ static int copy_range(const struct volume_reader *reader, int fd, uint64_t offse
 /* The header and its keyslots at their places in a file as long as the volume, the rest a hole. */
 static int copy_header(const struct volume_reader *reader, struct header *h)
 {
-    uint64_t ranges[MAX_RANGES][2];
-    int count = h->format->header_ranges(reader, h->facts, ranges, MAX_RANGES);
-    if (count < 0)
-        return count;
-    if (count > MAX_RANGES)
-        return -EFBIG;
+    struct volume_ranges ranges;
+    int r = h->format->header_ranges(reader, h->facts, &ranges);
+    if (r < 0)
+        return r;
     SP_FD int fd = memfd_create("header", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, (off_t)reader->size_bytes) < 0)
         return -errno;
-    for (int i = 0; i < count; i++) {
-        int r = copy_range(reader, fd, ranges[i][0], ranges[i][1]);
-        if (r < 0)
-            return r;
-    }
+    for (size_t i = 0; r == 0 && i < ranges.count; i++)
+        r = copy_range(reader, fd, ranges.at[i][0], ranges.at[i][1]);
+    if (r < 0)
+        return r;
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
         return -errno;
     h->memfd = sp_steal_fd(&fd);

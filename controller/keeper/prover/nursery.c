@@ -69,8 +69,11 @@ static int spawn_with(struct prover_nursery *n, const posix_spawn_file_actions_t
         e = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
                                                       POSIX_SPAWN_SETSID);
     char *argv[] = {(char[]){"sealpoint-prover"}, (char[]){"nursery"}, NULL};
-    /* What its provers would resolve one by one, each anew, is resolved once. */
-    char *environment[] = {(char[]){"LD_BIND_NOW=1"}, NULL};
+    /* What its provers would resolve one by one, each anew, is resolved once. Their first
+     * allocations come from one place, not from what the warm-up left here and there: each page
+     * that a prover writes to is a copy. */
+    char *environment[] = {(char[]){"LD_BIND_NOW=1"},
+                           (char[]){"GLIBC_TUNABLES=glibc.malloc.tcache_count=0"}, NULL};
     if (!e)
         e = posix_spawn(&n->pid, n->program, actions, &attributes, argv, environment);
     posix_spawnattr_destroy(&attributes);

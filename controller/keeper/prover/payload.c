@@ -40,8 +40,9 @@ int payload_open(struct snapshot *snapshot, const struct payload_piece *pieces, 
     return ret->length_bytes ? 0 : -ERANGE;
 }
 
-/* Whole sectors around what is asked for go through a buffer of this size. */
-enum { BUFFER_BYTES = 64 << 10 };
+/* Whole sectors around what is asked for go through a buffer of this size. Few pages: most proofs
+ * read little, and each page that a process touches first costs as much as decrypting some. */
+enum { BUFFER_BYTES = 16 << 10 };
 
 /* `in` bytes into one piece, no further than its end and the buffer's. */
 static int read_piece(struct payload *p, const struct payload_piece *piece, uint8_t *buffer,

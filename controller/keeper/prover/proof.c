@@ -47,10 +47,13 @@ int proof_method(struct proof *p, const char *format, ...)
 /* What decided is evidence in any case: the beginning, and where libblkid went. */
 static int read_beginning(const struct volume_reader *reader)
 {
-    enum { BEGINNING = 64 << 10 };
+    enum { BEGINNING = 64 << 10, STEP = 4 << 10 };
     uint32_t size = reader->size_bytes < BEGINNING ? (uint32_t)reader->size_bytes : BEGINNING;
-    SP_FREE void *bytes = malloc(size);
-    return bytes ? reader->read_at(reader->self, 0, bytes, size) : -ENOMEM;
+    uint8_t bytes[STEP];
+    int r = 0;
+    for (uint32_t at = 0; r == 0 && at < size; at += STEP)
+        r = reader->read_at(reader->self, at, bytes, size - at < STEP ? size - at : STEP);
+    return r;
 }
 
 /* The method tells of what was done, so the cipher joins it only now. */

@@ -11,8 +11,12 @@ struct block {
     uint64_t number;
     uint32_t length; /* shorter at the end of the volume only */
     bool evidence;
-    uint8_t data[];
+    uint8_t *data;
 };
+
+/* Blocks lie in mappings of this many: few changes of the address space, which cost a short proof
+ * more than what it reads. */
+enum { ROOM_BLOCKS = 64 };
 
 struct snapshot {
     const struct prover_disks *disks;
@@ -20,8 +24,9 @@ struct snapshot {
     size_t extent_count;
     struct volume_reader of;
     void *of_store;
-    struct block **blocks; /* by number */
-    size_t count, capacity;
+    struct block *blocks; /* by number */
+    size_t count;
+    uint8_t *rooms[SNAPSHOT_MAX_BYTES / SNAPSHOT_BLOCK_BYTES / ROOM_BLOCKS];
 };
 
 /* Laid end to end from byte 0, each inside its disk. */
@@ -62,25 +67,35 @@ int snapshot_open(const struct prover_disks *disks, Sp__VolumeExtent *const *ext
     return 0;
 }
 
-/* All its pages at once: a fault for each is what a proof would spend most of its time on. */
-static struct block *new_block(uint32_t length)
-{
-    void *p = mmap(NULL, sizeof(struct block) + length, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
+static const size_t room_bytes = (size_t)ROOM_BLOCKS * SNAPSHOT_BLOCK_BYTES;
 
-static void free_block(struct block *b)
+/* Where the next block goes. All its pages come at once: a fault for each is what a proof would
+ * spend most of its time on. */
+static int place(struct snapshot *s, uint8_t **ret)
 {
-    munmap(b, sizeof(*b) + b->length);
+    uint8_t **room = &s->rooms[s->count / ROOM_BLOCKS];
+    if (!*room) {
+        struct block *grown = reallocarray(s->blocks, s->count + ROOM_BLOCKS, sizeof(*s->blocks));
+        if (!grown)
+            return -ENOMEM;
+        s->blocks = grown;
+        void *p =
+            mmap(NULL, room_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED)
+            return -ENOMEM;
+        *room = p;
+    }
+    *ret = *room + s->count % ROOM_BLOCKS * SNAPSHOT_BLOCK_BYTES;
+    (void)madvise(*ret, SNAPSHOT_BLOCK_BYTES, MADV_POPULATE_WRITE); /* else they come one by one */
+    return 0;
 }
 
 void snapshot_close(struct snapshot *s)
 {
     if (!s)
         return;
-    for (size_t i = 0; i < s->count; i++)
-        free_block(s->blocks[i]);
+    for (size_t i = 0; i < SP_COUNT(s->rooms) && s->rooms[i]; i++)
+        munmap(s->rooms[i], room_bytes);
     free(s->blocks);
     volume_reader_free(s->of_store);
     free(s);
@@ -92,7 +107,7 @@ static size_t find(const struct snapshot *s, uint64_t number)
     size_t low = 0, high = s->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (s->blocks[middle]->number < number)
+        if (s->blocks[middle].number < number)
             low = middle + 1;
         else
             high = middle;
@@ -102,30 +117,20 @@ static size_t find(const struct snapshot *s, uint64_t number)
 
 static int fetch(struct snapshot *s, uint64_t number, size_t at)
 {
-    if (s->count == SNAPSHOT_MAX_BYTES / SNAPSHOT_BLOCK_BYTES)
+    uint8_t *data;
+    if (s->count == SP_COUNT(s->rooms) * ROOM_BLOCKS)
         return -EFBIG;
-    if (s->count == s->capacity) {
-        size_t capacity = s->capacity ? s->capacity * 2 : 64;
-        struct block **grown = reallocarray(s->blocks, capacity, sizeof(void *));
-        if (!grown)
-            return -ENOMEM;
-        s->blocks = grown;
-        s->capacity = capacity;
-    }
+    int r = place(s, &data);
+    if (r < 0)
+        return r;
     uint64_t offset = number * SNAPSHOT_BLOCK_BYTES;
     uint64_t left = s->of.size_bytes - offset;
     uint32_t length = left < SNAPSHOT_BLOCK_BYTES ? (uint32_t)left : SNAPSHOT_BLOCK_BYTES;
-    struct block *b = new_block(length);
-    if (!b)
-        return -ENOMEM;
-    *b = (struct block){.number = number, .length = length};
-    int r = s->of.read_at(s->of.self, offset, b->data, length);
-    if (r < 0) {
-        free_block(b);
+    r = s->of.read_at(s->of.self, offset, data, length);
+    if (r < 0)
         return r;
-    }
-    memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(void *));
-    s->blocks[at] = b;
+    memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(*s->blocks));
+    s->blocks[at] = (struct block){.number = number, .length = length, .data = data};
     s->count++;
     return 0;
 }
@@ -139,12 +144,12 @@ static int read_blocks(struct snapshot *s, uint64_t offset, void *out, uint32_t 
     while (length) {
         uint64_t number = offset / SNAPSHOT_BLOCK_BYTES;
         size_t at = find(s, number);
-        if (at == s->count || s->blocks[at]->number != number) {
+        if (at == s->count || s->blocks[at].number != number) {
             int r = fetch(s, number, at);
             if (r < 0)
                 return r;
         }
-        struct block *b = s->blocks[at];
+        struct block *b = &s->blocks[at];
         uint32_t in = (uint32_t)(offset % SNAPSHOT_BLOCK_BYTES);
         uint32_t part = b->length - in < length ? b->length - in : length;
         memcpy(to, b->data + in, part);
@@ -224,7 +229,7 @@ static int hash(const struct snapshot *s, uint64_t from, uint64_t to, uint8_t ou
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     int ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
     for (size_t i = find(s, from / SNAPSHOT_BLOCK_BYTES); ok && from < to; i++) {
-        const struct block *b = s->blocks[i];
+        const struct block *b = &s->blocks[i];
         uint32_t in = (uint32_t)(from % SNAPSHOT_BLOCK_BYTES);
         uint64_t part = b->length - in < to - from ? b->length - in : to - from;
         ok = EVP_DigestUpdate(md, b->data + in, part);
@@ -276,14 +281,14 @@ int snapshot_evidence(const struct snapshot *s, uint64_t from_bytes, Sp__SectorE
 {
     struct evidence_list l = {0};
     for (size_t i = 0; i < s->count;) {
-        const struct block *b = s->blocks[i];
+        const struct block *b = &s->blocks[i];
         uint64_t from = b->number * SNAPSHOT_BLOCK_BYTES, to = from + b->length;
         i++;
         if (!b->evidence)
             continue;
-        while (i < s->count && s->blocks[i]->evidence &&
-               s->blocks[i]->number * SNAPSHOT_BLOCK_BYTES == to)
-            to += s->blocks[i++]->length;
+        while (i < s->count && s->blocks[i].evidence &&
+               s->blocks[i].number * SNAPSHOT_BLOCK_BYTES == to)
+            to += s->blocks[i++].length;
         if (from < from_bytes)
             from = from_bytes;
         int r = from < to ? append_run(s, &l, from, to) : 0;

@@ -41,16 +41,17 @@ static inline void probe_format(const struct volume_format *format,
     if (!owned)
         return;
     *owned = facts;
-    int rc = format->probe(reader, owned);
+    struct volume_ranges ranges, again;
+    int rc = format->probe(reader, owned, &ranges);
     if (rc > 0) {
-        uint64_t ranges[VOLUME_RANGES_MAX][2];
         uint8_t fingerprint[32];
-        int count = format->header_ranges(reader, owned, ranges, VOLUME_RANGES_MAX);
-        if (count < 0 || count > VOLUME_RANGES_MAX)
+        if (ranges.count > VOLUME_RANGES_MAX || format->header_ranges(reader, owned, &again) < 0 ||
+            again.count != ranges.count ||
+            memcmp(again.at, ranges.at, ranges.count * sizeof ranges.at[0]) != 0)
             abort();
-        for (int i = 0; i < count; i++)
-            if (ranges[i][0] > reader->size_bytes ||
-                ranges[i][1] > reader->size_bytes - ranges[i][0])
+        for (size_t i = 0; i < ranges.count; i++)
+            if (ranges.at[i][0] > reader->size_bytes ||
+                ranges.at[i][1] > reader->size_bytes - ranges.at[i][0])
                 abort();
         if (volume_fingerprint(format, reader, owned, fingerprint) < 0)
             abort();
