@@ -230,6 +230,20 @@ static const struct words *words_for(Sp__Reason reason)
     return &unclear;
 }
 
+/* A key that opens, and that lies bare where it is kept. */
+static int judge_wrapping(Sp__Manifest *m, const Sp__ProofStatement *s, struct finding_about about)
+{
+    const Sp__Reason reason = SP__REASON__REASON_ESCROW_UNWRAPPED;
+    if (!s->record || !s->record->unwrapped ||
+        finding_stands(m->findings, m->n_findings, reason, about.volume_id))
+        return 0;
+    return finding_add(
+        FINDINGS(m), reason, about,
+        "the key opens it, and lies at the provider %s without a KEK around it: wrap "
+        "it there, then 'sealpoint point verify'",
+        s->record->provider);
+}
+
 /* A key that opens, and that its provider may take away behind our back. */
 static int judge_holding(Sp__Manifest *m, const Sp__ProofStatement *s, struct finding_about about)
 {
@@ -251,8 +265,10 @@ static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStat
         return finding_add(FINDINGS(m), SP__REASON__REASON_ESCROW_UNREACHABLE, about,
                            "the keeper answered about another volume");
     Sp__Reason reason = verdict_of_proof(s);
-    if (reason == SP__REASON__REASON_UNSPECIFIED)
-        return judge_holding(m, s, about);
+    if (reason == SP__REASON__REASON_UNSPECIFIED) {
+        int r = judge_wrapping(m, s, about);
+        return r < 0 ? r : judge_holding(m, s, about);
+    }
     /* The look may have seen already that the header is damaged, or that nothing unlocks it. */
     if (finding_stands(m->findings, m->n_findings, reason, v->volume_id))
         return 0;

@@ -18,7 +18,8 @@ static void print_record(const Sp__EscrowRecord *e)
            *e->protector_id ? e->protector_id : "any");
     printf("key         %s, generation %u, %s, of %s%s%s\n", type, e->generation, state,
            e->provider, *e->version ? ", version " : "", e->version);
-    printf("held        %s\n", cli_holding(e));
+    printf("held        %s%s\n", cli_holding(e),
+           e->unwrapped ? "; its provider keeps it without a KEK around it" : "");
     printf("pins        %u kept points rest on it\n", e->pins);
     if (*e->note)
         printf("note        %s\n", e->note);

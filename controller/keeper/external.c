@@ -87,6 +87,7 @@ static int make_record(const struct asking *a, const struct provider *from,
         return -ENOMEM;
     struct keeper *k = a->p->k;
     e->secret_type = item->secret_type;
+    e->unwrapped = item->unwrapped;
     e->state = SP__RECORD_STATE__RECORD_STATE_ACTIVE;
     from->type->describe(from, item, note, sizeof(note));
     pthread_mutex_lock(&k->lock);
@@ -111,13 +112,18 @@ static int make_record(const struct asking *a, const struct provider *from,
     return r;
 }
 
+static bool same_secret(const Sp__EscrowRecord *a, const Sp__EscrowRecord *b)
+{
+    return a->secret_hmac.len == 32 && b->secret_hmac.len == 32 &&
+           memcmp(a->secret_hmac.data, b->secret_hmac.data, 32) == 0;
+}
+
 /* The keystore has this very secret and tried it where it would be tried now. */
 static bool was_tried(const struct asking *a, const Sp__EscrowRecord *e)
 {
     for (size_t i = 0; i < a->count; i++) {
         const Sp__EscrowRecord *x = a->records[i];
-        if (!record_is_reference(x) && x->secret_hmac.len == 32 &&
-            memcmp(x->secret_hmac.data, e->secret_hmac.data, 32) == 0 &&
+        if (!record_is_reference(x) && same_secret(x, e) &&
             (!x->protector_id[0] || strcmp(x->protector_id, e->protector_id) == 0))
             return true;
     }
@@ -178,6 +184,72 @@ static int note_orphans(struct asking *a)
     return r;
 }
 
+/* ---- one that is bare at its provider ---- */
+
+/* A later copy of the same secret, made when a KEK was around it. 1: it is the record now. */
+static int use_wrapped_copy(struct asking *a)
+{
+    Sp__EscrowRecord **opened = &a->p->statement->record;
+    for (size_t i = 0; i < a->count; i++) {
+        const Sp__EscrowRecord *x = a->records[i];
+        if (x->unwrapped || record_is_reference(x) || !same_secret(x, *opened) ||
+            strcmp(x->provider, (*opened)->provider) != 0)
+            continue;
+        Sp__EscrowRecord *copy = (Sp__EscrowRecord *)sp_message_copy(&x->base);
+        if (!copy)
+            return -ENOMEM;
+        sp__escrow_record__free_unpacked(*opened, NULL);
+        *opened = copy;
+        return 1;
+    }
+    return 0;
+}
+
+/* 1: the very secret that opened, and a KEK is around it by now. */
+static int try_wrapped(struct asking *a, const struct provider *from,
+                       const struct provider_item *item)
+{
+    SP_SECRET struct sp_secret *secret = NULL;
+    SP_CLEANUP(record) Sp__EscrowRecord *e = NULL;
+    Sp__EscrowRecord **opened = &a->p->statement->record;
+    provider_stage stage = 0;
+    struct sp_why why = {""};
+    if (item->unwrapped || from->type->fetch(from, item, &secret, &stage, &why) < 0)
+        return 0;
+    int r = make_record(a, from, item, secret, &e);
+    if (r < 0 || !same_secret(*opened, e))
+        return r;
+    sp__escrow_record__free_unpacked(*opened, NULL);
+    *opened = sp_steal(e);
+    sp_secret_free(a->p->fetched);
+    a->p->from = from;
+    a->p->fetched = sp_steal(secret);
+    return 1;
+}
+
+/* What opened lay bare when it was copied. That may have been put right since: asked there, and
+ * whatever the answer, the volume opens. */
+static int look_for_wrapped(struct asking *a)
+{
+    PROVIDER_ITEMS struct provider_items found = {0};
+    const struct provider *from =
+        providers_find(a->p->k->options.providers, a->p->statement->record->provider);
+    provider_stage stage = 0;
+    struct sp_why why = {""};
+    int r = use_wrapped_copy(a);
+    if (r != 0 || !from || from->type->lookup(from, &a->query, &found, &stage, &why) < 0)
+        return r;
+    for (size_t i = 0; i < found.count && r == 0; i++)
+        r = try_wrapped(a, from, &found.items[i]);
+    return r;
+}
+
+static bool opened_bare(const struct proving *p)
+{
+    return p->statement->verdict == V(OPENS) && p->statement->record &&
+           p->statement->record->unwrapped;
+}
+
 /* Other keys tell nothing when the header is gone, or when one has opened it. */
 static bool is_settled(Sp__ProofVerdict verdict)
 {
@@ -189,7 +261,7 @@ int external_prove(struct proving *p, Sp__EscrowRecord *const *records, size_t c
     const struct providers *all = p->k->options.providers;
     struct machine m = {.name = ""};
     struct asking a = {.p = p, .records = records, .count = count};
-    if (is_settled(p->statement->verdict))
+    if (is_settled(p->statement->verdict) && !opened_bare(p))
         return 0;
     a.query = (struct provider_query){.machine_id = p->ask->machine_id, .volume = p->ask->volume};
     /* The name that the keeper certified counts more than what the controller says. */
@@ -197,7 +269,9 @@ int external_prove(struct proving *p, Sp__EscrowRecord *const *records, size_t c
     bool enrolled = machine_load(p->k, p->ask->machine_id, &m) == 0;
     pthread_mutex_unlock(&p->k->lock);
     a.query.machine_name = enrolled ? m.name : p->ask->machine_name;
-    int r = 0;
+    int r = opened_bare(p) ? look_for_wrapped(&a) : 0;
+    if (is_settled(p->statement->verdict))
+        return r < 0 ? r : 0;
     for (size_t i = 0; i < providers_count(all) && r == 0; i++)
         if (providers_at(all, i)->type->serves(providers_at(all, i), p->ask->volume))
             r = ask(&a, providers_at(all, i));
@@ -216,8 +290,9 @@ static int find_same(struct keeper *k, const Sp__EscrowRecord *e, bool copy, cha
     ret_id[0] = 0;
     *ret_newest = 0;
     int r = store_query(k->store, &stmt,
-                        "SELECT generation, record_id, secret_hmac, length(ciphertext), state FROM "
-                        "records WHERE machine_id=? AND volume_id=? AND protector_id=? AND "
+                        "SELECT generation, record_id, secret_hmac, length(ciphertext), state, "
+                        "version, EXISTS(SELECT 1 FROM unwrapped u WHERE u.record_id=r.record_id) "
+                        "FROM records r WHERE machine_id=? AND volume_id=? AND protector_id=? AND "
                         "provider=? ORDER BY generation DESC",
                         "ssss", e->machine_id, e->volume_id, e->protector_id, e->provider);
     while (r == 0 && (r = store_step(stmt)) == 1) {
@@ -226,7 +301,11 @@ static int find_same(struct keeper *k, const Sp__EscrowRecord *e, bool copy, cha
         if (!*ret_newest)
             *ret_newest = (uint32_t)store_int(stmt, 0);
         if (store_int(stmt, 4) == SP__RECORD_STATE__RECORD_STATE_DESTROYED || hmac.size != 32 ||
-            memcmp(hmac.data, e->secret_hmac.data, 32) != 0 || (copy && store_int(stmt, 3) == 0))
+            memcmp(hmac.data, e->secret_hmac.data, 32) != 0 || (copy && store_int(stmt, 3) == 0) ||
+            (store_int(stmt, 6) != 0) != e->unwrapped)
+            continue;
+        /* A copy is the same whatever it was copied from; a reference is to that version alone. */
+        if (!copy && strcmp(store_text(stmt, 5), e->version) != 0)
             continue;
         snprintf(ret_id, 37, "%s", store_text(stmt, 1));
         break;
@@ -251,7 +330,8 @@ static int add_record(struct proving *p, const Sp__EscrowRecord *e, uint32_t gen
                                  .type = e->secret_type,
                                  .state = SP__RECORD_STATE__RECORD_STATE_ACTIVE,
                                  .secret = mirror ? p->fetched : NULL,
-                                 .hmac = e->secret_hmac.data};
+                                 .hmac = e->secret_hmac.data,
+                                 .unwrapped = e->unwrapped};
     int r = sp_uuid_make(record_id);
     if (r == 0)
         r = record_insert(k, &n, record_id);
@@ -282,8 +362,10 @@ static int pin(struct proving *p, const char *record_id)
 static int name_attempt(Sp__ProofStatement *s)
 {
     Sp__RecordAttempt *last = s->attempts[s->n_attempts - 1];
+    if (last->record_id[0])
+        return 0;
     last->generation = s->record->generation;
-    return last->record_id[0] ? 0 : message_text(&last->record_id, s->record->record_id);
+    return message_text(&last->record_id, s->record->record_id);
 }
 
 int external_keep(struct proving *p, bool *keep)

@@ -5,7 +5,10 @@
  *   lookup ─▶ items ─▶ fetch ─▶ prover ─▶ opens: kept ─┬▶ mirror: a copy, wrapped, a generation of
  *      │                                               │  its own, pinned by the point
  *      │ absent, denied, expired, unreachable          └▶ no mirror: a reference, at its mercy
- *      └▶ the gravest answer stands: absent only when every provider clearly said so */
+ *      └▶ the gravest answer stands: absent only when every provider clearly said so
+ *
+ * A copy of what lay bare at its provider (ESCROW_UNWRAPPED) opens, and its provider is asked all
+ * the same, whether a KEK is around it by now. */
 #ifndef SEALPOINT_KEEPER_EXTERNAL_H
 #define SEALPOINT_KEEPER_EXTERNAL_H
 

@@ -29,6 +29,7 @@ static const struct followed followed[] = {
     FOLLOW(tokens, "token_id", "1"),     FOLLOW(records, "record_id", "1"),
     FOLLOW(pins, "point_id", "1, 2"),    FOLLOW(vault_keys, "vault_id", "1"),
     FOLLOW(states, "record_id", "1, 2"), FOLLOW(destructions, "record_id", "1"),
+    FOLLOW(unwrapped, "record_id", "1"),
 };
 
 static const uint8_t zeroes[32];

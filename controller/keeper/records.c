@@ -14,7 +14,8 @@ MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
     "record_id, provider, machine_id, volume_id, protector_id, generation, secret_type, state, "   \
     "created_ms, created_by, note, plain, secret_hmac, version, "                                  \
     "(SELECT count(*) FROM pins WHERE pins.record_id=records.record_id), epoch, "                  \
-    "length(ciphertext)"
+    "length(ciphertext), "                                                                         \
+    "EXISTS(SELECT 1 FROM unwrapped WHERE unwrapped.record_id=records.record_id)"
 #define SECRET_COLUMNS RECORD_COLUMNS ", dek_id, nonce, ciphertext"
 
 /* ---- rows ---- */
@@ -71,6 +72,7 @@ static int fill(sqlite3_stmt *stmt, Sp__EscrowRecord **ret)
     if (r < 0)
         return r;
     e->holding = holding_of(e, store_int(stmt, 16));
+    e->unwrapped = store_int(stmt, 17) != 0;
     *ret = sp_steal(e);
     return 0;
 }
@@ -83,15 +85,15 @@ static int record_aad(struct sp_buffer *out, const Sp__EscrowRecord *e)
                      e->protector_id, generation, e->record_id, NULL);
 }
 
-/* Columns from 17 on are SECRET_COLUMNS' own. */
+/* Columns from 18 on are SECRET_COLUMNS' own. */
 static int open_secret(struct keeper *k, sqlite3_stmt *stmt, const Sp__EscrowRecord *e,
                        struct sp_secret **ret)
 {
     SP_BUFFER struct sp_buffer aad = {0};
     int r = record_aad(&aad, e);
     return r < 0 ? r
-                 : wrap_open(k, store_text(stmt, 17), store_blob(stmt, 18), sp_bytes_of(&aad),
-                             store_blob(stmt, 19), ret);
+                 : wrap_open(k, store_text(stmt, 18), store_blob(stmt, 19), sp_bytes_of(&aad),
+                             store_blob(stmt, 20), ret);
 }
 
 int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,
@@ -156,6 +158,10 @@ int record_insert(struct keeper *k, const struct record_new *n, const char *reco
                       w.ciphertext.size);
     if (r == 0)
         r = journal_note(k, "records", record_id);
+    if (r == 0 && n->unwrapped)
+        r = store_run(k->store, "INSERT INTO unwrapped VALUES(?)", "s", record_id);
+    if (r == 0 && n->unwrapped)
+        r = journal_note(k, "unwrapped", record_id);
     return r < 0 ? r : life_begin(k, record_id, n->state, n->by, n->note);
 }
 

@@ -45,6 +45,7 @@ struct record_new {
     struct sp_bytes plain;
     const struct sp_secret *secret;
     const uint8_t *hmac; /* 32 bytes */
+    bool unwrapped;      /* its provider keeps it without a KEK around it */
 };
 /* In a transaction, journaled, with its first state. */
 int record_insert(struct keeper *, const struct record_new *, const char *record_id);

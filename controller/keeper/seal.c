@@ -47,6 +47,10 @@ static int check_record(struct keeper *k, const Sp__Manifest *m, const Sp__Proof
         return sp_why_set(why, -ESTALE,
                           "the key of %.100s is at the provider %s only, which may remove it",
                           s->volume_id, e->provider);
+    if (e->unwrapped && !manifest_is_excepted(m, SP__REASON__REASON_ESCROW_UNWRAPPED, s->volume_id))
+        return sp_why_set(why, -ESTALE,
+                          "the key of %.100s is at the provider %s without a KEK around it",
+                          s->volume_id, e->provider);
     if (!pin_exists(k, m->point_id, e->record_id))
         return sp_why_set(why, -ESTALE, "the record %s is not pinned by the point", e->record_id);
     if (epoch > m->keystore_epoch)

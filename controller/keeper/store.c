@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SCHEMA_VERSION = 2 };
+enum { SCHEMA_VERSION = 3 };
 
 struct store {
     sqlite3 *db;
@@ -63,8 +63,8 @@ static const char schema[] =
     " STRICT;"
     "CREATE INDEX audit_by_hash ON audit(hash);";
 
-/* Version 2, on a fresh file and on one of version 1. What a record went through is only ever added
- * to, for this program as well. */
+/* Version 2, on a fresh file as well. What a record went through is only ever added to, for this
+ * program too. */
 static const char schema_2[] =
     "CREATE INDEX records_by_hmac ON records(secret_hmac);"
     "CREATE TABLE states(record_id TEXT NOT NULL, number INT NOT NULL, state INT NOT NULL,"
@@ -75,8 +75,12 @@ static const char schema_2[] =
     "CREATE TRIGGER states_are_kept BEFORE DELETE ON states BEGIN"
     " SELECT raise(ABORT, 'a state is never removed'); END;"
     "CREATE TABLE destructions(record_id TEXT PRIMARY KEY, asked_ms INT NOT NULL,"
-    " asked_by TEXT NOT NULL, why TEXT NOT NULL, not_before_ms INT NOT NULL) STRICT;"
-    "PRAGMA user_version=2;";
+    " asked_by TEXT NOT NULL, why TEXT NOT NULL, not_before_ms INT NOT NULL) STRICT;";
+
+/* Version 3: records whose provider keeps them without a KEK around. A table of its own: rows of
+ * `records` are what older entries of the journal say. */
+static const char schema_3[] = "CREATE TABLE unwrapped(record_id TEXT PRIMARY KEY) STRICT;"
+                               "PRAGMA user_version=3;";
 
 static int sql_error(int rc)
 {
@@ -299,7 +303,7 @@ static int set_up(struct store *s, struct sp_why *why)
     int64_t version = r == 1 ? store_int(stmt, 0) : -1;
     if (version == SCHEMA_VERSION)
         return 0;
-    if (version != 0 && version != 1)
+    if (version < 0 || version > SCHEMA_VERSION)
         return sp_why_set(why, -EPROTONOSUPPORT,
                           "the keystore has schema version %lld, this program knows %d",
                           (long long)version, SCHEMA_VERSION);
@@ -307,8 +311,10 @@ static int set_up(struct store *s, struct sp_why *why)
     r = store_begin(s);
     if (r == 0 && version == 0)
         r = sql_error(sqlite3_exec(s->db, schema, NULL, NULL, NULL));
-    if (r == 0)
+    if (r == 0 && version < 2)
         r = sql_error(sqlite3_exec(s->db, schema_2, NULL, NULL, NULL));
+    if (r == 0)
+        r = sql_error(sqlite3_exec(s->db, schema_3, NULL, NULL, NULL));
     r = store_end(s, r);
     return r < 0 ? sp_why_set(why, r, "the keystore cannot be made: %s", sqlite3_errmsg(s->db)) : 0;
 }

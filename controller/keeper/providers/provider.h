@@ -60,6 +60,7 @@ struct provider_item {
     char *protector_id; /* "": not known */
     char *warning;      /* NULL, or what will take it away; told where no copy is kept */
     Sp__SecretType secret_type;
+    bool unwrapped; /* no KEK is around it there: who may read it has the key */
 };
 struct provider_items {
     struct provider_item *items;

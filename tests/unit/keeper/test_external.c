@@ -20,6 +20,8 @@ static void free_statement(Sp__ProofStatement **s)
 struct made_up {
     int lookup, fetch, canary; /* errno */
     const char *secrets[3];    /* NULL: no more */
+    const char *versions;      /* first letter of their versions; NULL: "v" */
+    bool bare[3];
     const char *protector, *warning;
     provider_stage stage;
     struct rig *calls; /* asks the keeper while it is asked */
@@ -57,10 +59,11 @@ static int lookup(const struct provider *p, const struct provider_query *q,
     }
     for (int i = 0; !m->lookup && i < 3 && m->secrets[i]; i++) {
         snprintf(locator, sizeof(locator), "%d", i);
-        snprintf(version, sizeof(version), "v%d", i);
+        snprintf(version, sizeof(version), "%.1s%d", m->versions ? m->versions : "v", i);
         assert_int_equal(provider_items_add(out, locator, version, m->protector ? m->protector : "",
                                             SP__SECRET_TYPE__SECRET_TYPE_PASSPHRASE),
                          0);
+        out->items[out->count - 1].unwrapped = m->bare[i];
         if (m->warning)
             out->items[out->count - 1].warning = strdup(m->warning);
     }
@@ -285,6 +288,78 @@ static void test_reference_to_a_provider_that_is_no_longer_configured(void **sta
     assert_non_null(strstr(t->explanation, "corp"));
 }
 
+static void test_a_reference_is_to_one_version(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", false);
+    corp->secrets[0] = fake.opens = "right";
+    STATEMENT s = prove(r, plainly, NULL);
+    corp->versions = "w"; /* the same secret, written anew */
+    STATEMENT t = prove(r, plainly, NULL);
+    assert_int_equal(t->verdict, V(OPENS));
+    assert_string_equal(t->record->version, "w0");
+    assert_int_equal(t->record->generation, 2);
+    corp->versions = "v"; /* the older point finds its own again */
+    STATEMENT u = prove(r, plainly, NULL);
+    assert_string_equal(u->record->record_id, s->record->record_id);
+    check_keystore(r);
+}
+
+/* ---- bare at its provider ---- */
+
+static void test_a_bare_key_stays_known_as_one(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", true);
+    corp->secrets[0] = fake.opens = "right";
+    corp->bare[0] = true;
+    STATEMENT s = prove(r, plainly, NULL);
+    assert_int_equal(s->verdict, V(OPENS));
+    assert_true(s->record->unwrapped);
+    check_keystore(r);
+    /* The copy says so too, also when its provider is gone or down. */
+    corp->lookup = -ETIMEDOUT;
+    STATEMENT copy = prove(r, plainly, NULL);
+    assert_int_equal(copy->verdict, V(OPENS));
+    assert_true(copy->record->unwrapped);
+    assert_string_equal(copy->record->record_id, s->record->record_id);
+    assert_int_equal(copy->n_attempts, 1);
+    /* Forgetting it in the keystore does not help. */
+    rig_close(r);
+    sql(r, "DELETE FROM unwrapped");
+    struct sp_why why = {""};
+    int opened = rig_open(r, &why);
+    assert_true(opened < 0 || r->k->damage.text[0]);
+}
+
+static void test_a_bare_key_that_was_wrapped_since(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", true);
+    corp->secrets[0] = fake.opens = "right";
+    corp->bare[0] = true;
+    fake.volume_key = "the volume key";
+    STATEMENT s = prove(r, carry, NULL);
+    assert_true(s->record->unwrapped);
+    corp->secrets[1] = "another";
+    STATEMENT still = prove(r, carry, NULL);
+    assert_true(still->record->unwrapped);
+    assert_int_equal(fake.carried_jobs, 1);
+    corp->secrets[2] = "right";
+    STATEMENT t = prove(r, carry, NULL);
+    assert_int_equal(t->verdict, V(OPENS));
+    assert_false(t->record->unwrapped);
+    assert_string_equal(t->record->version, "v2");
+    assert_int_equal(t->record->generation, 2);
+    assert_int_equal(t->record->holding, H(MIRRORED));
+    /* From then on nobody is asked any more. */
+    unsigned asked = lookups;
+    STATEMENT u = prove(r, carry, NULL);
+    assert_string_equal(u->record->record_id, t->record->record_id);
+    assert_int_equal(lookups, asked);
+    check_keystore(r);
+}
+
 static size_t warnings(struct rig *r)
 {
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
@@ -457,22 +532,41 @@ static void test_point_rests_on_the_mirrored_copy(void **state)
     point_free(&p);
 }
 
+static void allow(struct rig *r, struct point *p, Sp__Reason reason)
+{
+    Sp__Exception *e = malloc(sizeof(*e));
+    sp__exception__init(e);
+    e->reason = reason;
+    set_text(&e->volume_id, "luks:second");
+    set_text(&e->allowed_by, r->admin.name);
+    p->manifest->policy = malloc(sizeof(*p->manifest->policy));
+    sp__policy__init(p->manifest->policy);
+    p->manifest->policy->exceptions = malloc(sizeof(e));
+    p->manifest->policy->exceptions[0] = e;
+    p->manifest->policy->n_exceptions = 1;
+}
+
 static void test_point_on_a_reference_needs_an_exception(void **state)
 {
     struct rig *r = *state;
     add(r, "corp", false)->secrets[0] = "open sesame";
     struct point p = point_with_external(r);
     seal_refused(r, &p, ESTALE, "at the provider corp only");
-    Sp__Exception *e = malloc(sizeof(*e));
-    sp__exception__init(e);
-    e->reason = SP__REASON__REASON_ESCROW_NOT_PINNABLE;
-    set_text(&e->volume_id, "luks:second");
-    set_text(&e->allowed_by, r->admin.name);
-    p.manifest->policy = malloc(sizeof(*p.manifest->policy));
-    sp__policy__init(p.manifest->policy);
-    p.manifest->policy->exceptions = malloc(sizeof(e));
-    p.manifest->policy->exceptions[0] = e;
-    p.manifest->policy->n_exceptions = 1;
+    allow(r, &p, SP__REASON__REASON_ESCROW_NOT_PINNABLE);
+    Sp__Signed *sealed = seal_point(r, &p);
+    sp__signed__free_unpacked(sealed, NULL);
+    point_free(&p);
+}
+
+static void test_point_on_a_bare_key_needs_an_exception(void **state)
+{
+    struct rig *r = *state;
+    struct made_up *corp = add(r, "corp", true);
+    corp->secrets[0] = "open sesame";
+    corp->bare[0] = true;
+    struct point p = point_with_external(r);
+    seal_refused(r, &p, ESTALE, "without a KEK around it");
+    allow(r, &p, SP__REASON__REASON_ESCROW_UNWRAPPED);
     Sp__Signed *sealed = seal_point(r, &p);
     sp__signed__free_unpacked(sealed, NULL);
     point_free(&p);
@@ -606,6 +700,9 @@ int main(void)
         TEST(test_without_mirror_only_a_reference_is_kept),
         TEST(test_reference_becomes_a_copy_when_mirroring_begins),
         TEST(test_reference_to_a_provider_that_is_no_longer_configured),
+        TEST(test_a_reference_is_to_one_version),
+        TEST(test_a_bare_key_stays_known_as_one),
+        TEST(test_a_bare_key_that_was_wrapped_since),
         TEST(test_status_warns_of_keys_at_a_providers_mercy),
         TEST(test_what_will_be_taken_away_is_said),
         TEST(test_answers_are_kept_apart),
@@ -615,6 +712,7 @@ int main(void)
         TEST(test_keeper_answers_others_meanwhile),
         TEST(test_point_rests_on_the_mirrored_copy),
         TEST(test_point_on_a_reference_needs_an_exception),
+        TEST(test_point_on_a_bare_key_needs_an_exception),
         TEST(test_walk_ends_at_what_fails),
         TEST(test_list_says_what_is_configured),
         cmocka_unit_test_setup_teardown(test_sections_become_instances, setup_configuration,

@@ -406,13 +406,28 @@ static void test_only_admins_of_the_machine_may(void **state)
     person_free(&web);
 }
 
+static void test_a_keystore_of_the_second_schema_is_taken_over(void **state)
+{
+    struct rig *r = *state;
+    char one[37], two[37];
+    import_key(r, MACHINE, VOLUME, "", "one", one);
+    rig_close(r);
+    sql(r, "DROP TABLE unwrapped; PRAGMA user_version=2");
+    rig_reopen(r);
+    assert_string_equal(r->k->damage.text, "");
+    import_key(r, MACHINE, VOLUME, "", "two", two);
+    rig_reopen(r);
+    assert_string_equal(r->k->damage.text, "");
+}
+
 static void test_a_keystore_of_the_first_schema_is_taken_over(void **state)
 {
     struct rig *r = *state;
     char one[37];
     rig_close(r);
     /* The tables of version 2 were never journaled on it, so they are simply not there. */
-    sql(r, "DROP TABLE states; DROP TABLE destructions; DROP INDEX records_by_hmac; PRAGMA "
+    sql(r, "DROP TABLE states; DROP TABLE destructions; DROP TABLE unwrapped; DROP INDEX "
+           "records_by_hmac; PRAGMA "
            "user_version=1");
     rig_reopen(r);
     assert_string_equal(r->k->damage.text, "");
@@ -438,6 +453,7 @@ int main(void)
         TEST(test_a_kept_point_forbids_destruction),
         TEST(test_destruction_can_be_withdrawn),
         TEST(test_only_admins_of_the_machine_may),
+        TEST(test_a_keystore_of_the_second_schema_is_taken_over),
         TEST(test_a_keystore_of_the_first_schema_is_taken_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
