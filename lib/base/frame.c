@@ -139,9 +139,6 @@ static int receive_all(int socket, void *data, size_t size, struct incoming *in,
     char *p = data;
     size_t got = 0;
     while (got < size) {
-        int r = wait_for(socket, POLLIN, deadline_ms);
-        if (r < 0)
-            return r;
         union {
             struct cmsghdr align;
             char bytes[CMSG_SPACE(SP_FRAME_MAX_FDS * sizeof(int))];
@@ -152,8 +149,14 @@ static int receive_all(int socket, void *data, size_t size, struct incoming *in,
                            .msg_control = control.bytes,
                            .msg_controllen = sizeof(control.bytes)};
         ssize_t n = recvmsg(socket, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EAGAIN) {
+            int r = wait_for(socket, POLLIN, deadline_ms);
+            if (r < 0)
+                return r;
+            continue;
+        }
         if (n < 0)
             return errno == ECONNRESET ? (got ? -EPROTO : -ENODATA) : -errno;
         take_descriptors(&m, in);

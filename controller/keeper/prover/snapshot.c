@@ -16,7 +16,7 @@ struct block {
 
 /* Blocks lie in mappings of this many: few changes of the address space, which cost a short proof
  * more than what it reads. */
-enum { ROOM_BLOCKS = 64 };
+enum { ROOM_BLOCKS = 64, AHEAD_BLOCKS = 4 };
 
 struct snapshot {
     const struct prover_disks *disks;
@@ -69,9 +69,9 @@ int snapshot_open(const struct prover_disks *disks, Sp__VolumeExtent *const *ext
 
 static const size_t room_bytes = (size_t)ROOM_BLOCKS * SNAPSHOT_BLOCK_BYTES;
 
-/* Where the next block goes. All its pages come at once: a fault for each is what a proof would
+/* Where the next blocks go. All their pages come at once: a fault for each is what a proof would
  * spend most of its time on. */
-static int place(struct snapshot *s, uint8_t **ret)
+static int place(struct snapshot *s, size_t blocks, uint8_t **ret)
 {
     uint8_t **room = &s->rooms[s->count / ROOM_BLOCKS];
     if (!*room) {
@@ -86,7 +86,8 @@ static int place(struct snapshot *s, uint8_t **ret)
         *room = p;
     }
     *ret = *room + s->count % ROOM_BLOCKS * SNAPSHOT_BLOCK_BYTES;
-    (void)madvise(*ret, SNAPSHOT_BLOCK_BYTES, MADV_POPULATE_WRITE); /* else they come one by one */
+    /* Else they come one by one. */
+    (void)madvise(*ret, blocks * SNAPSHOT_BLOCK_BYTES, MADV_POPULATE_WRITE);
     return 0;
 }
 
@@ -115,24 +116,52 @@ static size_t find(const struct snapshot *s, uint64_t number)
     return low;
 }
 
-static int fetch(struct snapshot *s, uint64_t number, size_t at)
+/* How many blocks to ask for where `number` is missing: keyslots are read from end to end, so what
+ * follows a block comes with those behind it, as far as one room goes. */
+static size_t ahead(const struct snapshot *s, uint64_t number, size_t at)
+{
+    size_t most = ROOM_BLOCKS - s->count % ROOM_BLOCKS;
+    uint64_t free =
+        (s->of.size_bytes - number * SNAPSHOT_BLOCK_BYTES - 1) / SNAPSHOT_BLOCK_BYTES + 1;
+    if (at == 0 || s->blocks[at - 1].number + 1 != number)
+        return 1;
+    if (at < s->count && s->blocks[at].number - number < free)
+        free = s->blocks[at].number - number;
+    most = most < AHEAD_BLOCKS ? most : AHEAD_BLOCKS;
+    return free < most ? (size_t)free : most;
+}
+
+/* `blocks` of them, of which the last may be shorter. */
+static int fetch_blocks(struct snapshot *s, uint64_t number, size_t at, size_t blocks)
 {
     uint8_t *data;
-    if (s->count == SP_COUNT(s->rooms) * ROOM_BLOCKS)
-        return -EFBIG;
-    int r = place(s, &data);
+    int r = place(s, blocks, &data);
     if (r < 0)
         return r;
     uint64_t offset = number * SNAPSHOT_BLOCK_BYTES;
     uint64_t left = s->of.size_bytes - offset;
-    uint32_t length = left < SNAPSHOT_BLOCK_BYTES ? (uint32_t)left : SNAPSHOT_BLOCK_BYTES;
-    r = s->of.read_at(s->of.self, offset, data, length);
+    uint64_t length = blocks * SNAPSHOT_BLOCK_BYTES;
+    r = s->of.read_at(s->of.self, offset, data, (uint32_t)(left < length ? left : length));
     if (r < 0)
         return r;
-    memmove(s->blocks + at + 1, s->blocks + at, (s->count - at) * sizeof(*s->blocks));
-    s->blocks[at] = (struct block){.number = number, .length = length, .data = data};
-    s->count++;
+    memmove(s->blocks + at + blocks, s->blocks + at, (s->count - at) * sizeof(*s->blocks));
+    for (size_t i = 0; i < blocks; i++, left -= SNAPSHOT_BLOCK_BYTES)
+        s->blocks[at + i] = (struct block){
+            .number = number + i,
+            .length = left < SNAPSHOT_BLOCK_BYTES ? (uint32_t)left : SNAPSHOT_BLOCK_BYTES,
+            .data = data + i * SNAPSHOT_BLOCK_BYTES};
+    s->count += blocks;
     return 0;
+}
+
+static int fetch(struct snapshot *s, uint64_t number, size_t at)
+{
+    if (s->count == SP_COUNT(s->rooms) * ROOM_BLOCKS)
+        return -EFBIG;
+    size_t blocks = ahead(s, number, at);
+    int r = fetch_blocks(s, number, at, blocks);
+    /* What cannot be read may lie where nobody asked. */
+    return r < 0 && blocks > 1 ? fetch_blocks(s, number, at, 1) : r;
 }
 
 static int read_blocks(struct snapshot *s, uint64_t offset, void *out, uint32_t length,

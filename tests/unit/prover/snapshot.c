@@ -20,6 +20,7 @@ struct memory {
     unsigned asked;
     bool lies;
     int error;
+    uint64_t bad_from; /* nothing can be read from here on; 0: all can */
 };
 static struct memory memories[2];
 
@@ -31,6 +32,8 @@ static int read_at(void *self, uint64_t offset, void *out, uint32_t length)
         return m->error;
     if (offset > DISK || length > DISK - offset)
         return -ERANGE;
+    if (m->bad_from && offset + length > m->bad_from)
+        return -EIO;
     memcpy(out, m->bytes + offset, length);
     if (m->lies)
         memset(out, (int)m->asked, length);
@@ -188,6 +191,41 @@ static void a_failed_read_leaves_nothing_behind(void **state)
     snapshot_close(s);
 }
 
+/* What follows a block comes with those behind it, up to one that is there already, once each. */
+static void what_follows_comes_at_once(void **state)
+{
+    (void)state;
+    put(0, 0, "a", 0, 9 * BLOCK + 1000);
+    struct snapshot *s = open_extents(1);
+    struct volume_reader r = snapshot_reader(s);
+    SP_FREE uint8_t *all = malloc(9 * BLOCK + 1000);
+    uint8_t byte;
+    assert_int_equal(r.read_at(r.self, 7 * BLOCK, &byte, 1), 0);
+    memories[0].asked = 0;
+    for (size_t i = 0; i < 9; i++)
+        assert_int_equal(r.read_at(r.self, i * BLOCK, all + i * BLOCK, BLOCK), 0);
+    assert_int_equal(memories[0].asked, 4); /* 0; 1 to 4; 5 and 6; 8 and the rest */
+    assert_int_equal(r.read_at(r.self, 9 * BLOCK, all + 9 * BLOCK, 1000), 0);
+    assert_int_equal(memories[0].asked, 4);
+    assert_memory_equal(all, memories[0].bytes, 9 * BLOCK + 1000);
+    snapshot_close(s);
+}
+
+static void what_nobody_asked_for_may_be_unreadable(void **state)
+{
+    (void)state;
+    put(0, 0, "a", 0, DISK);
+    memories[0].bad_from = 2 * BLOCK;
+    struct snapshot *s = open_extents(1);
+    struct volume_reader r = snapshot_reader(s);
+    uint8_t byte;
+    assert_int_equal(r.read_at(r.self, 0, &byte, 1), 0);
+    assert_int_equal(r.read_at(r.self, BLOCK, &byte, 1), 0);
+    assert_int_equal(byte, memories[0].bytes[BLOCK]);
+    assert_int_equal(r.read_at(r.self, 2 * BLOCK, &byte, 1), -EIO);
+    snapshot_close(s);
+}
+
 static void extents_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
@@ -221,6 +259,8 @@ int main(void)
         CASE(reads_cross_blocks_and_extents),
         CASE(evidence_is_what_was_decrypted),
         CASE(a_failed_read_leaves_nothing_behind),
+        CASE(what_follows_comes_at_once),
+        CASE(what_nobody_asked_for_may_be_unreadable),
         CASE(extents_that_make_no_sense_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
