@@ -2,6 +2,7 @@
  *
  * What reads a vault for as long as its caller wants: a disk of a point, a check. */
 #include "controller/api/api.h"
+#include "controller/mover/vault/ahead.h"
 #include <string.h>
 
 enum { BLOCK_BYTES = 1 << 20 };
@@ -46,54 +47,37 @@ int api_read_manifest(struct api *api, struct rpc_call *call, const ProtobufCMes
 
 struct stream {
     struct rpc_call *call;
-    struct vault_reader *reader;
+    struct vault_ahead *ahead;
     const Sp__DiskImage *disk;
-    uint8_t *buffer;
     uint64_t sent;
 };
 
-static int send_block(struct stream *s, uint64_t offset, uint32_t length, struct sp_why *why)
+static int send_block(struct stream *s, uint64_t offset, const uint8_t *bytes, uint32_t length)
 {
-    int r = vault_reader_at(s->reader, offset, s->buffer, length, why);
-    if (r < 0 || sp_is_zero(s->buffer, length))
-        return r;
+    if (sp_is_zero(bytes, length))
+        return 0;
     Sp__DataBlock block = SP__DATA_BLOCK__INIT;
     Sp__DiskData data = SP__DISK_DATA__INIT;
     block.offset_bytes = offset;
-    block.bytes = (ProtobufCBinaryData){length, s->buffer};
+    block.bytes = (ProtobufCBinaryData){length, (uint8_t *)(uintptr_t)bytes}; /* only read */
     data.kind_case = SP__DISK_DATA__KIND_DATA;
     data.data = &block;
     s->sent += length;
     return api_send(s->call, &data.base);
 }
 
-static int send_range(struct stream *s, uint64_t offset, uint64_t end, struct sp_why *why)
+static int send_all(struct stream *s, struct sp_why *why)
 {
-    int r = 0;
-    while (offset < end && r == 0) {
-        uint32_t length = end - offset < BLOCK_BYTES ? (uint32_t)(end - offset) : BLOCK_BYTES;
-        r = send_block(s, offset, length, why);
-        offset += length;
-    }
-    return r;
-}
-
-static int send_all(struct stream *s, uint64_t from, struct sp_why *why)
-{
-    uint64_t at = from, offset = 0, length = 0;
-    while (at < s->disk->size_bytes) {
-        int r = vault_reader_next_data(s->reader, at, &offset, &length, why);
-        if (r <= 0)
-            return r;
-        uint64_t end = offset + length;
-        if (end > s->disk->size_bytes)
-            end = s->disk->size_bytes;
-        r = send_range(s, offset < at ? at : offset, end, why);
+    uint64_t offset;
+    uint32_t length;
+    const uint8_t *bytes;
+    int r;
+    while ((r = vault_ahead_next(s->ahead, &offset, &bytes, &length, why)) == 1) {
+        r = send_block(s, offset, bytes, length);
         if (r < 0)
             return r;
-        at = end;
     }
-    return 0;
+    return r;
 }
 
 static int send_start(struct stream *s)
@@ -134,14 +118,14 @@ static int stream_disk(struct api *api, struct stream *s, const Sp__Manifest *m,
     /* Clear chunks are encrypted under the vault's key. */
     int r = engine_vault(api->engine, m->vault_id, true, &vault, why);
     if (r == 0)
-        r = vault_reader_new(vault, s->disk->root.data, s->disk->size_bytes, &s->reader, why);
+        r = vault_ahead_new(vault, s->disk->root.data, s->disk->size_bytes, from, &s->ahead, why);
     if (r == 0)
         r = send_start(s);
     if (r == 0)
-        r = send_all(s, from, why);
+        r = send_all(s, why);
     if (r == 0)
         r = send_end(s);
-    vault_reader_free(s->reader);
+    vault_ahead_free(s->ahead);
     return r;
 }
 
@@ -151,17 +135,14 @@ int api_read_disk(struct api *api, struct rpc_call *call, const ProtobufCMessage
     const Sp__ReadDiskRequest *asked = (const void *)request;
     Sp__Signed *sealed SP_CLEANUP(signed_message) = NULL;
     Sp__Manifest *m SP_CLEANUP(manifest) = NULL;
-    uint8_t *buffer SP_FREE = malloc(BLOCK_BYTES);
     bool good = false;
     (void)ret;
-    if (!buffer)
-        return -ENOMEM;
     int r = engine_manifest(api->engine, asked->point, &sealed, &m, &good, why);
     if (r == 0)
         r = api_allow_machine_id(api, call, m->machine_id, why);
     if (r < 0)
         return r;
-    struct stream s = {.call = call, .disk = find_disk(m, asked->disk_id), .buffer = buffer};
+    struct stream s = {.call = call, .disk = find_disk(m, asked->disk_id)};
     if (!s.disk)
         return sp_why_set(why, -ENOENT,
                           "point %s has no disk '%s': 'sealpoint point show' lists them",

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "controller/mover/mover.h"
+#include "controller/mover/vault/ahead.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,7 +25,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 4, MOST_RANGES = 1 << 20, RESTORE_BYTES = 1 << 20 };
+enum { CONNECTIONS = 4, MOST_RANGES = 1 << 20 };
 
 struct range {
     uint64_t offset, length;
@@ -228,30 +229,24 @@ static int transfer(struct source_snapshot *s, struct vault *vault, bool clear, 
 static int restore(struct vault *vault, const char *path, struct sp_why *why)
 {
     char point[16];
-    struct vault_reader *reader = NULL;
+    struct vault_ahead *ahead = NULL;
     Sp__Manifest *last = newest(vault, point);
-    SP_FREE uint8_t *data = malloc(RESTORE_BYTES);
     SP_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    uint64_t start = sp_clock_system.monotonic_ns(NULL), at = 0, offset, length;
-    if (!last || !data || fd < 0)
+    uint64_t start = sp_clock_system.monotonic_ns(NULL), offset;
+    const uint8_t *data;
+    uint32_t length;
+    if (!last || fd < 0)
         return -ENOENT;
     const Sp__DiskImage *d = last->disks[0];
-    int r = vault_reader_new(vault, d->root.data, d->size_bytes, &reader, why);
+    int r = vault_ahead_new(vault, d->root.data, d->size_bytes, 0, &ahead, why);
     if (r == 0 && ftruncate(fd, (off_t)d->size_bytes) < 0)
         r = -errno;
-    while (r >= 0 && (r = vault_reader_next_data(reader, at, &offset, &length, why)) > 0) {
-        for (at = offset; r >= 0 && at < offset + length;) {
-            uint64_t left = offset + length - at;
-            uint32_t n = left < RESTORE_BYTES ? (uint32_t)left : RESTORE_BYTES;
-            r = vault_reader_at(reader, at, data, n, why);
-            r = r < 0 ? r : sp_pwrite_all(fd, data, n, at);
-            at += n;
-        }
-    }
+    while (r >= 0 && (r = vault_ahead_next(ahead, &offset, &data, &length, why)) > 0)
+        r = sp_pwrite_all(fd, data, length, offset);
     if (r >= 0 && fsync(fd) < 0)
         r = -errno;
     printf("%.4f 0\n", (double)(sp_clock_system.monotonic_ns(NULL) - start) / 1e9);
-    vault_reader_free(reader);
+    vault_ahead_free(ahead);
     sp__manifest__free_unpacked(last, NULL);
     return r;
 }
