@@ -7,7 +7,13 @@
 #include "volume/internal.h"
 #include <json-c/json.h>
 
-enum { LUKS2_KEYSLOTS = 32, LUKS2_TOKENS = 32, LUKS2_SEGMENTS = 64, LUKS2_BINARY_BYTES = 4096 };
+enum {
+    LUKS2_KEYSLOTS = 32,
+    LUKS2_TOKENS = 32,
+    LUKS2_SEGMENTS = 64,
+    LUKS2_BINARY_BYTES = 4096,
+    LUKS2_JWE_BYTES = 16384
+};
 
 /* Holds the metadata against the rules of the format. 0, or -EBADMSG with a sentence in `problem`.
  * header_bytes is the size of one copy. */

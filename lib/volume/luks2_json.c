@@ -353,6 +353,30 @@ static int add_keyslots(struct json_object *root, Sp__HeaderFacts *facts)
     return 0;
 }
 
+/* The JWE of a clevis token: it opens nothing without the tang server (or the TPM) that it names,
+ * so it is no secret. Anything but the five parts that clevis writes is left out. */
+static int set_jwe(struct json_object *from, Sp__Token *token)
+{
+    static const char *const parts[] = {"protected", "encrypted_key", "iv", "ciphertext", "tag"};
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    struct json_object *jwe = is_text(token->type, "clevis") ? object_of(from, "jwe") : NULL;
+    SP_BUFFER struct sp_buffer out = {.limit = LUKS2_JWE_BYTES};
+    for (size_t i = 0; i < SP_COUNT(parts); i++) {
+        const char *text = text_of(jwe, parts[i]);
+        if (!text || text[strspn(text, allowed)])
+            return 0;
+        int rc = i > 0 ? sp_buffer_append(&out, ".", 1) : 0;
+        if (rc == 0)
+            rc = sp_buffer_append(&out, text, strlen(text));
+        if (rc < 0)
+            return rc == -EOVERFLOW ? 0 : rc;
+    }
+    token->jwe = (ProtobufCBinaryData){.data = out.data, .len = out.size};
+    out = (struct sp_buffer){0};
+    return 0;
+}
+
 static int add_tokens(struct json_object *root, Sp__HeaderFacts *facts)
 {
     struct json_object *tokens = object_of(root, "tokens");
@@ -370,7 +394,8 @@ static int add_tokens(struct json_object *root, Sp__HeaderFacts *facts)
             sp__token__free_unpacked(token, NULL);
             return -ENOMEM;
         }
-        if (!(token->keyslots = calloc(LUKS2_KEYSLOTS, sizeof token->keyslots[0])))
+        if (!(token->keyslots = calloc(LUKS2_KEYSLOTS, sizeof token->keyslots[0])) ||
+            set_jwe(from, token) < 0)
             return -ENOMEM;
         for (unsigned slot = 0; slot < LUKS2_KEYSLOTS; slot++)
             if (names(slots, slot))

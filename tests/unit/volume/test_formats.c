@@ -249,6 +249,44 @@ static void test_tokens_keep_their_contents(void **state)
     image_close(&image);
 }
 
+/* What clevis recovers a passphrase from is no secret, and the keeper needs it: in the compact
+ * form. */
+static void import_jwe(struct image *image, const char *number, const char *tag, size_t size)
+{
+    char *cipher = malloc(size + 1), *token = NULL;
+    assert_non_null(cipher);
+    memset(cipher, 'c', size);
+    cipher[size] = 0;
+    assert_true(
+        asprintf(&token,
+                 "{\"type\":\"clevis\",\"keyslots\":[\"0\"],\"jwe\":{\"ciphertext\":\"%s\","
+                 "\"encrypted_key\":\"\",\"iv\":\"iV\",\"protected\":\"e30\",\"tag\":\"%s\"}}",
+                 cipher, tag) > 0);
+    tool(token, "cryptsetup", "token", "import", "--token-id", number, image_path(image), NULL);
+    free(token);
+    free(cipher);
+}
+
+static void test_clevis_tokens_tell_their_jwe(void **state)
+{
+    (void)state;
+    struct image image;
+    image_empty(&image, 20 * MIB);
+    FORMAT(&image, "luks2", "--luks2-metadata-size", "64k");
+    import_jwe(&image, "0", "t-_", 3);
+    import_jwe(&image, "1", "a.b", 3);
+    import_jwe(&image, "2", "t", 17000);
+    Sp__HeaderFacts *f = facts_of(&image.reader, "luks2");
+    assert_false(f->damaged);
+    assert_int_equal(f->n_tokens, 3);
+    assert_int_equal(f->tokens[0]->jwe.len, strlen("e30..iV.ccc.t-_"));
+    assert_memory_equal(f->tokens[0]->jwe.data, "e30..iV.ccc.t-_", f->tokens[0]->jwe.len);
+    assert_int_equal(f->tokens[1]->jwe.len, 0); /* more parts than it has */
+    assert_int_equal(f->tokens[2]->jwe.len, 0); /* too long */
+    drop(f);
+    image_close(&image);
+}
+
 /* ---- BitLocker ---- */
 
 static const struct bitlocker bitlocker = {.era = BITLOCKER_NORMAL,
@@ -557,6 +595,7 @@ int main(void)
         cmocka_unit_test(test_opal),
         cmocka_unit_test(test_encryption_in_place),
         cmocka_unit_test(test_tokens_keep_their_contents),
+        cmocka_unit_test(test_clevis_tokens_tell_their_jwe),
         cmocka_unit_test(test_bitlocker_eras),
         cmocka_unit_test(test_bitlocker_protectors_and_states),
         cmocka_unit_test(test_bitlocker_copies),
