@@ -13,7 +13,7 @@
 
 #define V(x) SP__PROOF_VERDICT__PROOF_VERDICT_##x
 
-enum { DESCRIPTION_BYTES = 400 };
+enum { DESCRIPTION_BYTES = 1024 };
 
 MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
 
@@ -155,12 +155,34 @@ static int try_item(struct asking *a, const struct provider *from, const struct 
 
 /* ---- one provider ---- */
 
+/* What this very point was proved with: the provider may have other versions by now. */
+static int ask_again(struct asking *a, const struct provider *from)
+{
+    PROVIDER_ITEMS struct provider_items found = {0};
+    int r = 0;
+    for (size_t i = 0; i < a->count && r == 0; i++) {
+        const Sp__EscrowRecord *e = a->records[i];
+        if (!record_is_reference(e) || strcmp(e->provider, from->name) != 0)
+            continue;
+        pthread_mutex_lock(&a->p->k->lock);
+        bool own = pin_exists(a->p->k, a->p->ask->point_id, e->record_id);
+        pthread_mutex_unlock(&a->p->k->lock);
+        r = own ? from->type->recall(from, e, &found) : 0;
+    }
+    for (size_t i = 0; i < found.count && r == 0; i++)
+        r = try_item(a, from, &found.items[i]);
+    return r;
+}
+
 static int ask(struct asking *a, const struct provider *from)
 {
     PROVIDER_ITEMS struct provider_items found = {0};
     provider_stage stage = 0;
     struct sp_why why = {""};
-    int r = from->type->lookup(from, &a->query, &found, &stage, &why);
+    int r = a->p->ask->reproof && from->type->recall ? ask_again(a, from) : 0;
+    if (r != 0)
+        return r;
+    r = from->type->lookup(from, &a->query, &found, &stage, &why);
     if (r == 0 && found.count == 0)
         r = sp_why_set(&why, -EPROTO, "it found keys and named none");
     if (r < 0)
