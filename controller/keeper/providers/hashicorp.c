@@ -153,32 +153,6 @@ static int append_escaped(struct sp_buffer *out, const char *text)
     return 0;
 }
 
-static int fill_path(const struct hashicorp *h, const struct provider_query *q,
-                     struct sp_buffer *out, struct sp_why *why)
-{
-    const struct {
-        const char *name, *value;
-    } fields[] = {{"{machine}", q->machine_name},
-                  {"{machine_id}", q->machine_id},
-                  {"{volume}", q->volume->volume_id}};
-    int r = 0;
-    for (const char *p = h->path; *p && r == 0;) {
-        size_t i = 0;
-        while (i < SP_COUNT(fields) && strncmp(p, fields[i].name, strlen(fields[i].name)) != 0)
-            i++;
-        if (i == SP_COUNT(fields)) {
-            r = sp_buffer_append(out, p++, 1);
-        } else if (!fields[i].value || !*fields[i].value) {
-            r = sp_why_set(why, -EACCES, "the machine has no name for %s in 'path'",
-                           fields[i].name);
-        } else {
-            r = append_escaped(out, fields[i].value);
-            p += strlen(fields[i].name);
-        }
-    }
-    return r;
-}
-
 /* ---- the provider ---- */
 
 static int look(const struct provider *p, const char *path, struct provider_items *out,
@@ -199,8 +173,9 @@ static int look(const struct provider *p, const char *path, struct provider_item
 static int lookup(const struct provider *p, const struct provider_query *q,
                   struct provider_items *out, provider_stage *stage, struct sp_why *why)
 {
+    const struct hashicorp *h = p->settings;
     SP_BUFFER struct sp_buffer path = {0};
-    int r = fill_path(p->settings, q, &path, why);
+    int r = provider_fill(h->path, "path", q, append_escaped, &path, why);
     return r < 0 ? r : look(p, sp_buffer_text(&path), out, stage, why);
 }
 

@@ -3,10 +3,9 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "controller/keeper/providers/tcp.h"
 #include <fcntl.h>
-#include <netdb.h>
 #include <openldap.h>
-#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <strings.h>
@@ -92,8 +91,7 @@ static bool watch_fired(struct watch *w)
 
 static uint64_t left_ms(const struct watch *w)
 {
-    uint64_t now = sp_clock_monotonic_ms(&sp_clock_system);
-    return now < w->deadline_ms ? w->deadline_ms - now : 0;
+    return tcp_left_ms(w->deadline_ms);
 }
 
 /* ---- words ---- */
@@ -113,14 +111,6 @@ static const char *said(struct ldap_link *l, char out[SAID_BYTES])
             *p = '?';
     ldap_memfree(text);
     return out;
-}
-
-static int too_late(struct sp_why *why)
-{
-    return sp_why_set(
-        why, -ETIMEDOUT,
-        "no answer in time: the server is overloaded or a firewall drops the packets; "
-        "'timeout' in keeper.conf says how long is waited");
 }
 
 /* AD says in a hexadecimal code why an account was not let in. */
@@ -155,7 +145,7 @@ static int explain(struct ldap_link *l, int code, const char *doing, struct sp_w
 {
     char text[SAID_BYTES];
     if (watch_fired(&l->watch))
-        return too_late(why);
+        return tcp_too_late(why);
     switch (code) {
     case LDAP_NO_MEMORY:
         return -ENOMEM;
@@ -180,7 +170,7 @@ static int explain(struct ldap_link *l, int code, const char *doing, struct sp_w
             "name a server that holds 'base' itself",
             doing);
     case LDAP_TIMEOUT:
-        return too_late(why);
+        return tcp_too_late(why);
     default:
         return sp_why_set(why, -EHOSTUNREACH, "%s failed: %s%s%s", doing, ldap_err2string(code),
                           *said(l, text) ? ": " : "", text);
@@ -203,70 +193,18 @@ int ldap_link_check_url(const char *url, struct sp_why *why)
     return r;
 }
 
-/* A socket that is connected, or -errno, in what is left of the time. */
-static int connect_one(const struct watch *w, const struct addrinfo *a)
+/* libldap wants a socket that blocks. */
+static int connect_to(const struct watch *w, const LDAPURLDesc *u, struct sp_why *why)
 {
-    SP_FD int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int error = 0;
-    socklen_t size = sizeof(error);
+    char port[8];
+    snprintf(port, sizeof(port), "%d", u->lud_port & 0xffff);
+    SP_FD int fd = tcp_connect(u->lud_host, port, "LDAP", w->deadline_ms, why);
     if (fd < 0)
-        return -errno;
-    if (connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
-        struct pollfd p = {.fd = fd, .events = POLLOUT};
-        if (errno != EINPROGRESS)
-            return -errno;
-        int n = poll(&p, 1, (int)left_ms(w));
-        if (n <= 0)
-            return n < 0 ? -errno : -ETIMEDOUT;
-        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
-            return -errno;
-        if (error)
-            return -error;
-    }
+        return sp_steal_fd(&fd);
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
         return -errno;
     return sp_steal_fd(&fd);
-}
-
-static int no_connection(int error, const LDAPURLDesc *u, struct sp_why *why)
-{
-    switch (error) {
-    case -ECONNREFUSED:
-        return sp_why_set(why, error, "nothing listens on %.100s port %d: is LDAP running there?",
-                          u->lud_host, u->lud_port);
-    case -ETIMEDOUT:
-        return too_late(why);
-    case -ENETUNREACH:
-    case -EAFNOSUPPORT:
-    case -EPERM:
-        return sp_why_set(why, error,
-                          "this host, or the keeper's unit, has no network to %.100s: "
-                          "sealpoint-keeper(8), PROVIDERS, says how to give the keeper one",
-                          u->lud_host);
-    default:
-        return sp_why_set(why, error, "cannot connect to %.100s port %d: %s", u->lud_host,
-                          u->lud_port, strerror(-error));
-    }
-}
-
-static int connect_to(const struct watch *w, const LDAPURLDesc *u, struct sp_why *why)
-{
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
-    struct addrinfo *list = NULL;
-    char port[8];
-    snprintf(port, sizeof(port), "%d", u->lud_port & 0xffff);
-    int e = getaddrinfo(u->lud_host, port, &hints, &list);
-    if (e != 0)
-        return sp_why_set(why, -EHOSTUNREACH,
-                          "the name %.100s of 'url' cannot be resolved: %s; if the name is right, "
-                          "the keeper may lack a network, see sealpoint-keeper(8), PROVIDERS",
-                          u->lud_host, gai_strerror(e));
-    int fd = -EHOSTUNREACH;
-    for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
-        fd = connect_one(w, a);
-    freeaddrinfo(list);
-    return fd < 0 ? no_connection(fd, u, why) : fd;
 }
 
 static bool set(LDAP *ld, int option, const void *value)
@@ -306,7 +244,7 @@ static int start_tls(struct ldap_link *l, bool at_once, struct sp_why *why)
     if (code == LDAP_SUCCESS)
         return 0;
     if (watch_fired(&l->watch))
-        return too_late(why);
+        return tcp_too_late(why);
     return sp_why_set(why, -ENOTCONN,
                       "no trusted TLS: the server's certificate must be for the host that 'url' "
                       "names, valid now, and signed by a CA of ca_file (%s%s%s)",
@@ -325,7 +263,7 @@ static int next_message(struct ldap_link *l, int id, LDAPMessage **ret, const ch
     if (type > 0)
         return type;
     if (type == 0)
-        return too_late(why);
+        return tcp_too_late(why);
     ldap_get_option(l->ld, LDAP_OPT_RESULT_CODE, &code);
     return explain(l, code, doing, why);
 }

@@ -23,6 +23,7 @@
 #ifndef SEALPOINT_KEEPER_PROVIDER_H
 #define SEALPOINT_KEEPER_PROVIDER_H
 
+#include "base/bytes.h"
 #include "base/config.h"
 #include "base/secret.h"
 #include "base/why.h"
@@ -85,10 +86,12 @@ struct provider_type {
      * so that a kept point is proved again with its own version. None: 0 and nothing added. */
     int (*recall)(const struct provider *, const Sp__EscrowRecord *, struct provider_items *);
     int (*canary)(const struct provider *, provider_stage *, struct sp_why *);
+    /* NULL, or: puts a canary there, as configured, that opens nothing; one that is there stays. */
+    int (*make_canary)(const struct provider *, provider_stage *, struct sp_why *);
 };
 
 /* One file each. */
-extern const struct provider_type provider_ad, provider_azure, provider_hashicorp;
+extern const struct provider_type provider_ad, provider_azure, provider_hashicorp, provider_kmip;
 
 /* ---- all of a keeper's ---- */
 
@@ -116,10 +119,20 @@ int provider_items_add(struct provider_items *, const char *locator, const char 
 void provider_items_clear(struct provider_items *);
 #define PROVIDER_ITEMS __attribute__((cleanup(provider_items_clear)))
 
+/* Appends to `out` what `text` says with {machine}, {machine_id}, {volume} (without the place of a
+ * cloned disk) and {uuid} (the volume's id without what is before the colon) put in by `append`.
+ * `option`: where `text` is from. -EACCES: the machine has no name. */
+int provider_fill(const char *text, const char *option, const struct provider_query *,
+                  int (*append)(struct sp_buffer *out, const char *value), struct sp_buffer *out,
+                  struct sp_why *);
+
 /* A password from a file of mode 0600 or a systemd credential; exactly one of the two is set. */
 int provider_password(const char *file, const char *credential, struct sp_secret **ret,
                       struct sp_why *);
-/* The same, before it is needed: one of the two is set. */
+/* Another secret of at most `most` bytes, for example a private key; `what` is for the texts. */
+int provider_secret(const char *what, const char *file, const char *credential, size_t most,
+                    struct sp_secret **ret, struct sp_why *);
+/* For a password, before it is needed: one of the two is set. */
 int provider_password_check(const struct provider *, const char *file, const char *credential,
                             struct sp_why *);
 

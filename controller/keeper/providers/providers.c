@@ -19,7 +19,7 @@ static const uint64_t timeout_default_ms = 10000;
 
 /* A new provider: its file, and a line here. */
 static const struct provider_type *const types[] = {&provider_ad, &provider_azure,
-                                                    &provider_hashicorp};
+                                                    &provider_hashicorp, &provider_kmip};
 
 struct providers {
     struct provider *instances[INSTANCES_MOST];
@@ -203,6 +203,36 @@ void provider_items_clear(struct provider_items *all)
     *all = (struct provider_items){0};
 }
 
+int provider_fill(const char *text, const char *option, const struct provider_query *q,
+                  int (*append)(struct sp_buffer *out, const char *value), struct sp_buffer *out,
+                  struct sp_why *why)
+{
+    char volume[VOLUME_ID_BYTES];
+    const char *colon = strchr(sp_volume_id_base(q->volume->volume_id, volume), ':');
+    const struct {
+        const char *name, *value;
+    } fields[] = {{"{machine}", q->machine_name},
+                  {"{machine_id}", q->machine_id},
+                  {"{volume}", volume},
+                  {"{uuid}", colon ? colon + 1 : volume}};
+    int r = 0;
+    for (const char *p = text; *p && r == 0;) {
+        size_t i = 0;
+        while (i < SP_COUNT(fields) && strncmp(p, fields[i].name, strlen(fields[i].name)) != 0)
+            i++;
+        if (i == SP_COUNT(fields)) {
+            r = sp_buffer_append(out, p++, 1);
+        } else if (!fields[i].value || !*fields[i].value) {
+            r = sp_why_set(why, -EACCES, "the machine has no name for %s in '%s'", fields[i].name,
+                           option);
+        } else {
+            r = append(out, fields[i].value);
+            p += strlen(fields[i].name);
+        }
+    }
+    return r;
+}
+
 static bool is_set(const char *text)
 {
     return text && *text;
@@ -220,28 +250,35 @@ int provider_password_check(const struct provider *p, const char *file, const ch
 }
 
 /* The permissions are those of the very file that is read. */
-static int read_file(const char *path, struct sp_secret **ret, struct sp_why *why)
+static int read_file(const char *what, const char *path, size_t most, struct sp_secret **ret,
+                     struct sp_why *why)
 {
     SP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0)
-        return sp_why_set(why, -errno, "cannot open the password file %s", path);
+        return sp_why_set(why, -errno, "cannot open the %s file %s", what, path);
     if (st.st_mode & 077)
-        return sp_why_set(why, -EPERM, "others may read the password file %s: make its mode 0600",
+        return sp_why_set(why, -EPERM, "others may read the %s file %s: make its mode 0600", what,
                           path);
-    int r = sp_secret_read(fd, PASSWORD_MOST, ret);
+    int r = sp_secret_read(fd, most, ret);
     if (r < 0)
-        return sp_why_set(why, r, "cannot read the password file %s", path);
+        return sp_why_set(why, r, "cannot read the %s file %s", what, path);
     if (credential_trim(*ret) == 0) {
         sp_secret_free(sp_steal(*ret));
-        return sp_why_set(why, -EINVAL, "the password file %s is empty", path);
+        return sp_why_set(why, -EINVAL, "the %s file %s is empty", what, path);
     }
     return 0;
+}
+
+int provider_secret(const char *what, const char *file, const char *credential, size_t most,
+                    struct sp_secret **ret, struct sp_why *why)
+{
+    return is_set(file) ? read_file(what, file, most, ret, why)
+                        : credential_read(credential, most, ret, why);
 }
 
 int provider_password(const char *file, const char *credential, struct sp_secret **ret,
                       struct sp_why *why)
 {
-    return is_set(file) ? read_file(file, ret, why)
-                        : credential_read(credential, PASSWORD_MOST, ret, why);
+    return provider_secret("password", file, credential, PASSWORD_MOST, ret, why);
 }
