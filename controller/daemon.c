@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "controller/api/api.h"
+#include "controller/api/keyslot.h"
 #include "controller/keeper/keeper_client.h"
 #include "controller/renew.h"
 #include <fcntl.h>
@@ -240,6 +241,7 @@ static void *tick(void *arg)
     for (uint64_t n = 1; wait_tick(d); n++) {
         refresh_identities(d);
         api_tell_refusals(&d->api, false);
+        keyslots_tick(&d->api);
         if (n % TIDY_EVERY_TICKS == 0) {
             engine_tidy(d->api.engine);
             engine_retry(d->api.engine);
@@ -306,6 +308,8 @@ static int start_parts(struct daemon *d, struct sp_why *why)
         r = refusals_new(&sp_clock_system, &api->refusals);
     if (r == 0)
         r = watch_new(api, &api->watch);
+    if (r == 0)
+        r = keyslots_new(&api->keyslots);
     if (r == 0)
         r = identities_new(d->catalog, ask_identities, d, &api->identities);
     if (r == 0)
@@ -451,6 +455,7 @@ void daemon_stop(struct daemon *d)
     /* Streams of agents are still there: what is frozen gets its thaw. */
     if (d->api.engine)
         engine_stop(d->api.engine);
+    keyslots_stop(d->api.keyslots);
     if (d->server)
         rpc_server_stop(d->server, STOP_GRACE_MS);
     if (d->api.streams)
@@ -458,6 +463,7 @@ void daemon_stop(struct daemon *d)
     if (d->api.requests)
         pool_stop(d->api.requests);
     fleet_free(d->api.fleet);
+    keyslots_free(d->api.keyslots);
     watch_free(d->api.watch);
     rpc_server_free(d->server);
     pool_free(d->api.streams);

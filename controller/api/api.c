@@ -58,6 +58,7 @@ static const struct row {
     {"Keys/Reconcile", api_reconcile, true},
     {"Keys/ListProviders", api_list_providers, false},
     {"Keys/TestProvider", api_test_provider, true},
+    {"Keys/EnrolKeyslot", api_enrol_keyslot, true},
     {"Admin/CreateToken", api_create_token, false},
     {"Admin/ListTokens", api_list_tokens, false},
     {"Admin/RevokeToken", api_revoke_token, false},

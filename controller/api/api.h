@@ -21,6 +21,7 @@
 #include "rpc/rpc.h"
 
 struct watch;
+struct keyslots;
 
 struct api {
     struct catalog *catalog;
@@ -32,6 +33,7 @@ struct api {
     struct pool *audits;   /* one thread: the order of what happened */
     struct refusals *refusals;
     struct watch *watch;
+    struct keyslots *keyslots; /* keyslot.h */
     /* As keeper_call, with a missing keeper as -EHOSTUNREACH. */
     int (*keeper)(void *self, Sp__KeeperRequest *, int timeout_ms, Sp__KeeperResponse **ret,
                   struct sp_why *);
@@ -67,7 +69,7 @@ api_handler api_create_token, api_list_tokens, api_revoke_token, api_add_user, a
 api_handler api_enrol, api_renew;
 api_handler api_show_key, api_compromise_key, api_destroy_key, api_list_keks, api_add_kek,
     api_remove_kek, api_check_keystore, api_export_keystore, api_reconcile, api_list_providers,
-    api_test_provider;
+    api_test_provider, api_enrol_keyslot;
 
 /* The caller may do this to machines of that group ("" : all machines). */
 int api_allow(struct api *, const struct rpc_call *, const char *group, struct sp_why *);

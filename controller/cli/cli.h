@@ -37,6 +37,7 @@ struct cli {
     bool json;
     struct rpc_channel *channel;
     char *controller, *domain, *trust_pem;
+    unsigned deadline_ms; /* of a unary call; 0: a minute */
 };
 
 /* ---- arguments (args.c) ---- */
@@ -88,6 +89,8 @@ int cli_call_failed(struct cli *, int error, int status, const struct sp_why *wh
 void cli_renew(struct cli *, const char *certificate_pem);
 /* A machine by id or name; the answer holds the inventory. */
 int cli_machine(struct cli *, const char *machine, Sp__Machine **ret);
+/* A volume of its inventory by id, device or mapped name; NULL: there is none. */
+const Sp__Volume *cli_volume(const Sp__Machine *, const char *name);
 
 /* Texts of guests and of others pass through here on their way to a terminal: control characters
  * (and what is no UTF-8) become '?'. In place; every string of the message. */
@@ -192,6 +195,7 @@ CLI_COMMAND(cmd_key_release);
 CLI_COMMAND(cmd_key_show);
 CLI_COMMAND(cmd_key_compromise);
 CLI_COMMAND(cmd_key_destroy);
+CLI_COMMAND(cmd_key_enrol);
 /* Where a record's secret is, in words. */
 const char *cli_holding(const Sp__EscrowRecord *);
 

@@ -16,8 +16,7 @@ struct wanted {
     bool pending;
 };
 
-/* A volume of the machine by id, device or mapped name; NULL: not in the inventory. */
-static const Sp__Volume *find_volume(const Sp__Machine *m, const char *name)
+const Sp__Volume *cli_volume(const Sp__Machine *m, const char *name)
 {
     for (size_t i = 0; m->inventory && i < m->inventory->n_volumes; i++) {
         const Sp__Volume *v = m->inventory->volumes[i];
@@ -30,7 +29,7 @@ static const Sp__Volume *find_volume(const Sp__Machine *m, const char *name)
 
 static int resolve_volume(const Sp__Machine *m, struct wanted *w)
 {
-    const Sp__Volume *v = find_volume(m, w->volume);
+    const Sp__Volume *v = cli_volume(m, w->volume);
     if (!v && !strchr(w->volume, ':'))
         return cli_fail(CLI_ERROR,
                         "%s has no volume '%s': 'sealpoint machine show %s' lists them; a volume "

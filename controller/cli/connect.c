@@ -155,8 +155,8 @@ int cli_call(struct cli *cli, const char *method, const ProtobufCMessage *reques
     struct sp_why why = {0};
     int status = 0;
     ProtobufCMessage *answer = NULL;
-    r = rpc_unary(cli->channel, sp_method(method), request, CALL_DEADLINE_MS, &answer, &status,
-                  &why);
+    r = rpc_unary(cli->channel, sp_method(method), request,
+                  cli->deadline_ms ? cli->deadline_ms : CALL_DEADLINE_MS, &answer, &status, &why);
     if (r < 0)
         return cli_call_failed(cli, r, status, &why);
     if (!cli->json)

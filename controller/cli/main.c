@@ -35,7 +35,13 @@ static const struct cli_command commands[] = {
      cmd_machine_events},
     {"machine", "add", "NAME", "Register a machine that has no agent", "", cmd_machine_add},
     {"machine", "set-source", "MACHINE", "Where the machine's disks are taken from",
-     "  sealpoint machine set-source web1 --qmp /run/qemu/web1.qmp --vault main\n",
+     "From QEMU, while the guest runs:\n"
+     "  sealpoint machine set-source web1 --qmp /run/qemu/web1.qmp --vault main\n"
+     "From raw images on an XFS or btrfs, whatever runs the guest: a clone is made beside each\n"
+     "image, the last one stays to tell what changed. Without an agent that holds the guest,\n"
+     "several images are not one point in time, and the grade says so.\n"
+     "  sealpoint machine set-source web2 --image /vm/web2-a.raw,serial=A --image "
+     "/vm/web2-b.raw\n",
      cmd_machine_set_source},
     {"machine", "set-policy", "MACHINE", "What is asked of its points, what is accepted",
      "An accepted reason is recorded with your name in every manifest it helps to be valid:\n"
@@ -66,6 +72,17 @@ static const struct cli_command commands[] = {
      "  sealpoint key import web1 /dev/vdb --key-file vdb.key\n"
      "  sealpoint key import --csv keys.csv      columns: machine,volume,type,secret_file,…\n",
      cmd_key_import},
+    {"key", "enrol", "[MACHINE VOLUME]",
+     "Have a guest give a LUKS2 volume a recovery key of its own",
+     "The keeper makes a random key; the guest puts it into a keyslot of its own, unlocked by what "
+     "it\n"
+     "has: crypttab's key file, a clevis or TPM2 token, or a passphrase typed in the guest with\n"
+     "'sealpoint-agent enrol-volume'. Other keyslots stay as they are. The guest's agent.conf "
+     "must\n"
+     "allow it ([escrow] enrol = on). The key is pending until a backup has proved it.\n"
+     "  sealpoint key enrol web1 /dev/vdb --why 'passphrases change hands'\n"
+     "  sealpoint key enrol --all --dry-run      what would happen, on every machine\n",
+     cmd_key_enrol},
     {"key", "list", "[MACHINE]", "The keys in escrow, without the keys", "", cmd_key_list},
     {"key", "release", "POINT", "Hand out the keys of a point's own generation",
      "You must be a custodian. The request is signed with your key, the answer is sealed to this\n"

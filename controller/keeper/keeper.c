@@ -198,6 +198,8 @@ static const struct method methods[] = {
     METHOD(LIST_PROVIDERS) = {"list providers", WHEN_LOCKED | WHEN_DAMAGED, keeper_list_providers},
     METHOD(TEST_PROVIDER) = {"test provider", WHEN_LOCKED | WHEN_DAMAGED | OWN_LOCK,
                              keeper_test_provider},
+    METHOD(ORDER_KEYSLOT) = {"order keyslot", 0, keeper_order_keyslot},
+    METHOD(END_KEYSLOT) = {"end keyslot", 0, keeper_end_keyslot},
     METHOD(RESTORE) = {"restore", WHEN_EMPTY | WITH_FD, keeper_restore},
 };
 

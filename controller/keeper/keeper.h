@@ -9,6 +9,7 @@
  *      audit.c   who asked for what              ├ seal.c release.c copy.c vault_key.c restore.c
  *      external.c providers/: other escrows      │
  *      kek.c wrap.c secrets in the store         ├ life.c reconcile.c: how records end
+ *                                                ├ keyslot.c: keys made for guests' headers
  *                                                └ execute.c order.c nonces.c: what a person signed
  *
  * Lock order: keeper.lock only. It is held by every handler but Look, Prove and those that ask
@@ -111,7 +112,7 @@ keeper_handler keeper_status, keeper_init, keeper_issue_controller, keeper_enrol
     keeper_list_keys, keeper_keys, keeper_pin, keeper_unpin, keeper_look, keeper_prove, keeper_seal,
     keeper_keystore_copy, keeper_vault_key, keeper_audit, keeper_list_tokens, keeper_check,
     keeper_audit_note, keeper_show_key, keeper_list_keks, keeper_witness, keeper_restore,
-    keeper_list_providers, keeper_test_provider;
+    keeper_list_providers, keeper_test_provider, keeper_order_keyslot, keeper_end_keyslot;
 
 /* core.c: the keeper's own secrets, made once at init, loaded at unlock. */
 int core_make(struct keeper *, struct sp_why *why);

@@ -222,6 +222,18 @@ int life_destroy(struct keeper *k, const char *record_id, const char *who, const
     return r < 0 ? r : drop_destruction(k, record_id);
 }
 
+int life_take_back(struct keeper *k, const Sp__EscrowRecord *e, const char *who, const char *reason,
+                   struct sp_why *why)
+{
+    if (e->state != S(PENDING))
+        return sp_why_set(why, -ESTALE, "the record %s is %s, not pending", e->record_id,
+                          state_name(e->state));
+    int r = check_destroy(k, e, why);
+    if (r == 0)
+        r = erase(k, e->record_id);
+    return r < 0 ? r : life_become(k, e->record_id, S(DESTROYED), who, reason, why);
+}
+
 int life_withdraw(struct keeper *k, const char *record_id, struct sp_why *why)
 {
     SP_CLEANUP(destruction) Sp__PendingDestruction *d = NULL;

@@ -38,6 +38,9 @@ int life_proved(struct keeper *, const Sp__EscrowRecord *);
  * keystore is to be reconciled first. */
 int life_destroy(struct keeper *, const char *record_id, const char *who, const char *reason,
                  Sp__PendingDestruction **ret, struct sp_why *why);
+/* Destroys a pending record at once: its key never opened anything. Errors as life_destroy(). */
+int life_take_back(struct keeper *, const Sp__EscrowRecord *, const char *who, const char *reason,
+                   struct sp_why *why);
 /* -ENOENT: nobody asked for it. */
 int life_withdraw(struct keeper *, const char *record_id, struct sp_why *why);
 

@@ -252,7 +252,9 @@ int keeper_list_keys(struct keeper *k, const Sp__KeeperRequest *request, int fd,
         "generation=(SELECT max(generation) FROM records AS o WHERE "
         "o.machine_id=records.machine_id "
         "AND o.volume_id=records.volume_id AND o.protector_id=records.protector_id AND "
-        "o.provider=records.provider)) ORDER BY machine_id, volume_id, protector_id, generation",
-        "si", ask->machine, (int64_t)ask->all_generations);
+        "o.provider=records.provider)) AND (NOT ?3 OR (state=?4 AND version=?5)) "
+        "ORDER BY machine_id, volume_id, protector_id, generation",
+        "siiis", ask->machine, (int64_t)ask->all_generations, (int64_t)ask->pending_keyslots,
+        (int64_t)SP__RECORD_STATE__RECORD_STATE_PENDING, RECORD_KEYSLOT);
     return r < 0 ? r : collect(stmt, &list->records, &list->n_records);
 }

@@ -16,6 +16,8 @@
 struct keeper;
 
 #define KEYSTORE_PROVIDER "keystore"
+/* EscrowRecord.version of keys that the keeper made for a keyslot (keyslot.c). */
+#define RECORD_KEYSLOT "escrow-keyslot"
 
 /* The record (new, sp__escrow_record__free_unpacked) and, if not NULL, its secret and the epoch it
  * came with. -ENOENT; -EBADMSG: the row was tampered with; -ENODATA: the secret was destroyed;

@@ -227,10 +227,10 @@ int sp_release_aad(struct sp_buffer *out, const char *point_id, const char *volu
 }
 
 int sp_keyslot_aad(struct sp_buffer *out, const char *machine_id, const char *volume_id,
-                   const char *record_id)
+                   const char *record_id, const char *header_sha256_hex)
 {
-    return bind(out, "sealpoint keyslot 1", (const char *const[]){machine_id, volume_id, record_id},
-                3);
+    return bind(out, "sealpoint keyslot 1",
+                (const char *const[]){machine_id, volume_id, record_id, header_sha256_hex}, 4);
 }
 
 int sp_token_aad(struct sp_buffer *out, const char *token_id)

@@ -43,7 +43,7 @@ int sp_import_aad(struct sp_buffer *out, const char *machine_id, const char *vol
 int sp_release_aad(struct sp_buffer *out, const char *point_id, const char *volume_id,
                    const char *record_id);
 int sp_keyslot_aad(struct sp_buffer *out, const char *machine_id, const char *volume_id,
-                   const char *record_id);
+                   const char *record_id, const char *header_sha256_hex);
 int sp_token_aad(struct sp_buffer *out, const char *token_id);
 int sp_kit_aad(struct sp_buffer *out, const char *domain);
 

@@ -34,6 +34,7 @@ int sp_verify(EVP_PKEY *key, const char *context, const void *data, size_t size,
 #define SP_SIGN_MANIFEST    "sealpoint manifest 1"
 #define SP_SIGN_KEEPER_KEYS "sealpoint keeper keys 1"
 #define SP_SIGN_JOURNAL     "sealpoint keystore journal 1"
+#define SP_SIGN_KEYSLOT     "sealpoint keyslot order 1"
 
 /* Hex SHA-256 of the SubjectPublicKeyInfo; 65 bytes. */
 int sp_key_id(EVP_PKEY *key, char out[65]);

@@ -59,6 +59,7 @@ static const struct rpc_method rows[] = {
     ROW("Keys/CheckKeystore", check_keystore_request, check_keystore_response, UNARY, OPERATOR),
     ROW("Keys/ExportKeystore", signed_call, keystore_export, SERVER_STREAM, ADMIN),
     ROW("Keys/Reconcile", signed_call, reconcile_response, UNARY, ADMIN),
+    ROW("Keys/EnrolKeyslot", enrol_keyslot_request, enrol_keyslot_response, UNARY, OPERATOR),
     ROW("Keys/ListProviders", list_providers_request, list_providers_response, UNARY, VIEWER),
     ROW("Keys/TestProvider", test_provider_request, test_provider_response, UNARY, OPERATOR),
 
