@@ -12,7 +12,10 @@ import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
+import escrow  # noqa: E402
 from domain import UNIT, Domain, own_network  # noqa: E402
+from escrow import (escrow_test, mirrored, nothing_is_left, reasons, restart_keeper, run,  # noqa: E402
+                    time_used, unproven, verify)
 from idle import IdleMachine  # noqa: E402
 from lab import Lab  # noqa: E402
 
@@ -41,21 +44,7 @@ def section(lab, domain, name, **changes):
     password.chmod(0o600)
     settings = {"url": "ldaps://127.0.0.1", "ca_file": domain.ca, "base": UNIT, "bind_dn": f"{user}@lab.example",
                 "password_file": password, "canary": CANARY, "timeout": "5s", **changes}
-    lines = [f"{k} = {v}\n" for k, v in settings.items() if v is not None]
-    return f"[active-directory {name}]\n{''.join(lines)}"
-
-
-def restart_keeper(lab, *sections):
-    drop_in = lab.keeper_conf.with_name(lab.keeper_conf.name + ".d") / "providers.conf"
-    drop_in.parent.mkdir(exist_ok=True)
-    drop_in.write_text("\n".join(sections))
-    lab.keeper.stop()
-    lab.start_keeper()
-
-
-def run(lab, *words):
-    status, out, err = lab.cli(*words, check=False, json=False)
-    return status, out + err
+    return escrow.section("active-directory", name, settings)
 
 
 def everything_that_can_be_wrong(lab, domain):
@@ -83,14 +72,7 @@ def everything_that_can_be_wrong(lab, domain):
             del cases[name]
     restart_keeper(lab, *(section(lab, domain, name, **changes) for name, (changes, _, _) in cases.items()))
     for name, (_, stage, says) in cases.items():
-        status, said = run(lab, "escrow", "test", name)
-        last = said.strip().splitlines()[-1]
-        if stage is None:
-            assert status == 0 and said.count(" ok") == 5, (name, status, said)
-        else:
-            assert status == 3 and last.startswith(stage) and says in last, (name, status, said)
-        assert USERS["reader"][0] not in said
-        print(f"{name:9} {last}", flush=True)
+        escrow_test(lab, name, stage, says, never=[USERS["reader"][0]])
     status, out, _ = lab.cli("escrow", "test", "peek", "--json", check=False, json=False)
     answer = json.loads(out)
     assert status == 3 and not answer["good"], answer
@@ -98,14 +80,6 @@ def everything_that_can_be_wrong(lab, domain):
     listed = {p["name"]: p for p in lab.cli("escrow", "list")["providers"]}
     assert set(listed) == set(cases) and listed["corp"]["type"] == "active-directory" and listed["corp"]["mirror"]
     assert run(lab, "escrow", "test", "other")[0] == 1
-
-
-def reasons(job):
-    return {f["reason"] for f in job["findings"] if not f.get("note")}
-
-
-def verify(lab, point):
-    return json.loads(lab.cli("point", "verify", point, "--json", check=False)[1])
 
 
 def answers_are_kept_apart(lab, domain):
@@ -121,12 +95,7 @@ def answers_are_kept_apart(lab, domain):
                   ("DENIED", "corp: no canary", [section(lab, domain, "corp", canary=None), down])]
     for reason, says, sections in cases:
         restart_keeper(lab, *sections)
-        again = verify(lab, job["point_id"])
-        assert again["state"] == "POINT_STATE_UNPROVEN", again
-        assert f"REASON_ESCROW_{reason}" in reasons(again) and "REASON_ESCROW_MISSING" not in reasons(again), again
-        text = [f["text"] for f in again["findings"] if f["reason"] == f"REASON_ESCROW_{reason}"][0]
-        assert says in text, text
-        print(f"{reason}: {text}", flush=True)
+        unproven(lab, job["point_id"], reason, says)
     return job["point_id"]
 
 
@@ -142,14 +111,8 @@ def a_key_of_ad_is_mirrored(lab, domain, point, guid, password):
     restart_keeper(lab, section(lab, domain, "corp"))
     good = verify(lab, point)
     assert good["state"] == "POINT_STATE_VALID", good
-    records = [k for k in lab.cli("key", "list")["records"] if k["holding"] == "RECORD_HOLDING_MIRRORED"]
-    assert len(records) == 1, records
-    k = records[0]
-    assert k["provider"] == "corp" and k["version"] and k["pins"] == 1 and k["protector_id"] == guid, k
-    assert f"CN=IDLE1,{UNIT}" in k["note"] and guid.upper() in k["note"], k
-    shown = run(lab, "key", "show", k["record_id"])[1]
-    assert "mirrored, pinned" in shown and f"of corp, version {k['version']}" in shown, shown
-    print(shown.strip(), flush=True)
+    k = mirrored(lab, "corp")
+    assert k["protector_id"] == guid and f"CN=IDLE1,{UNIT}" in k["note"] and guid.upper() in k["note"], k
 
 
 def ad_may_go(lab, domain, point):
@@ -158,20 +121,6 @@ def ad_may_go(lab, domain, point):
     again = verify(lab, point)
     assert again["state"] == "POINT_STATE_VALID", again
     assert lab.cli("keystore", "check").get("problems", []) == []
-
-
-def nothing_is_left(lab, *secrets):
-    for path in lab.path.rglob("*"):
-        if path.is_file() and path.suffix != ".raw" and not path.name.startswith("password-"):
-            data = path.read_bytes()
-            for s in secrets:
-                assert s.encode() not in data, f"{path} holds a secret"
-
-
-def time_used(what, since=[0.0]):
-    used = sum(os.times()[:4])
-    print(f"-- {what}: {used - since[0]:.1f} s of processor time", flush=True)
-    since[0] = used
 
 
 def main():
@@ -206,7 +155,8 @@ def main():
             a_key_of_ad_is_mirrored(lab, domain, point, guid, password)
             ad_may_go(lab, domain, point)
             time_used("mirror")
-            nothing_is_left(lab, password, USERS["reader"][0], USERS["peeker"][0])
+            nothing_is_left(lab, password, USERS["reader"][0], USERS["peeker"][0],
+                            but=lambda path: path.name.startswith("password-"))
         finally:
             domain.stop()
 
