@@ -91,7 +91,8 @@ struct provider_type {
 };
 
 /* One file each. */
-extern const struct provider_type provider_ad, provider_azure, provider_hashicorp, provider_kmip;
+extern const struct provider_type provider_ad, provider_azure, provider_clevis, provider_hashicorp,
+    provider_kmip;
 
 /* ---- all of a keeper's ---- */
 

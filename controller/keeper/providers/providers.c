@@ -18,7 +18,7 @@ enum {
 static const uint64_t timeout_default_ms = 10000;
 
 /* A new provider: its file, and a line here. */
-static const struct provider_type *const types[] = {&provider_ad, &provider_azure,
+static const struct provider_type *const types[] = {&provider_ad, &provider_azure, &provider_clevis,
                                                     &provider_hashicorp, &provider_kmip};
 
 struct providers {
