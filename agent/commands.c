@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "agent/commands.h"
+#include "agent/linux/keyslot.h"
 #include "agent/message.h"
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -175,6 +176,22 @@ static int run_inventory(struct commands *c, Sp__Answer *answer, struct sp_why *
     return r;
 }
 
+static int run_keyslot(struct commands *c, const Sp__Command *command, Sp__Answer *answer,
+                       struct sp_why *why)
+{
+    Sp__KeyslotAnswer *keyslot = NULL;
+    if (!c->options.config->escrow_enrol)
+        return sp_why_set(why, -EPERM,
+                          "this agent's configuration does not allow it: '[escrow] enrol = on'");
+    int r =
+        keyslot_command(c->options.config, c->options.roots, command->enrol_keyslot, &keyslot, why);
+    if (r == 0) {
+        answer->kind_case = SP__ANSWER__KIND_KEYSLOT;
+        answer->keyslot = keyslot;
+    }
+    return r;
+}
+
 static int run(struct commands *c, const Sp__Command *command, Sp__Answer *answer,
                struct sp_why *why)
 {
@@ -185,6 +202,8 @@ static int run(struct commands *c, const Sp__Command *command, Sp__Answer *answe
         return run_thaw(c, command, answer, why);
     case SP__COMMAND__KIND_INVENTORY:
         return run_inventory(c, answer, why);
+    case SP__COMMAND__KIND_ENROL_KEYSLOT:
+        return run_keyslot(c, command, answer, why);
     default:
         return sp_why_set(why, -EOPNOTSUPP, "agent %s does not know this command",
                           SEALPOINT_VERSION);

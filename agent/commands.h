@@ -19,6 +19,7 @@
 struct commands;
 
 struct commands_options {
+    const struct agent_config *config;
     struct worker *worker;
     struct quiesce *quiesce;
     const struct inventory_roots *roots;

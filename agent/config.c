@@ -25,6 +25,10 @@ const struct sp_config_option agent_config_table[] = {
     {"hooks", "folder", SP_CONFIG_TEXT, AT(hooks_folder), 0, 0},
     {"hooks", "timeout", SP_CONFIG_DURATION_MS, AT(hooks_timeout_ms), 100, 600000},
     {"hooks", "run_as", SP_CONFIG_TEXT, AT(hooks_run_as), 0, 0},
+    {"escrow", "enrol", SP_CONFIG_BOOL, AT(escrow_enrol), 0, 0},
+    {"escrow", "crypttab", SP_CONFIG_TEXT, AT(escrow_crypttab), 0, 0},
+    {"escrow", "socket", SP_CONFIG_TEXT, AT(escrow_socket), 0, 0},
+    {"escrow", "helper", SP_CONFIG_TEXT, AT(escrow_helper), 0, 0},
     {0},
 };
 
@@ -50,10 +54,14 @@ static int set_defaults(struct agent_config *config)
         .hooks_folder = strdup("/etc/sealpoint/hooks.d"),
         .hooks_run_as = strdup(""),
         .hooks_timeout_ms = 20000,
+        .escrow_crypttab = strdup("/etc/crypttab"),
+        .escrow_socket = strdup("/run/sealpoint-enrol-volume.sock"),
+        .escrow_helper = strdup(SEALPOINT_ENROL_VOLUME),
     };
     if (!config->controller || !config->state || !config->runtime || !config->name ||
         !config->metadata || !config->metadata_url || !config->exclude || !config->only ||
-        !config->suspend || !config->hooks_folder || !config->hooks_run_as)
+        !config->suspend || !config->hooks_folder || !config->hooks_run_as ||
+        !config->escrow_crypttab || !config->escrow_socket || !config->escrow_helper)
         return -ENOMEM;
     return 0;
 }

@@ -17,9 +17,16 @@
  *     exclude       = /scratch,/tmp           mount points that are never frozen
  *     only          = /srv,/home              nothing but these; empty: every one
  *     suspend       = /dev/mapper/db          devices in use without a file system that are
- * suspended with the freeze, or "all"; empty: none (raw.h) [hooks] programs before the freeze,
- * after the thaw: hooks.h folder  = /etc/sealpoint/hooks.d timeout = 20s of each call run_as  =
- * 50-postgresql:postgres        NAME:USER,…; the others run as root
+ *                                             suspended with the freeze, or "all"; empty: none
+ *     [hooks]                                 programs before the freeze, after the thaw: hooks.h
+ *     folder        = /etc/sealpoint/hooks.d
+ *     timeout       = 20s                     of each call
+ *     run_as        = 50-postgresql:postgres  NAME:USER,…; the others run as root
+ *     [escrow]                                recovery keys in keyslots of their own: keyslot.proto
+ *     enrol         = on                      the keeper may order them; off unless set
+ *     crypttab      = /etc/crypttab           which key file opens which volume
+ *     socket        = /run/sealpoint-enrol-volume.sock   of sealpoint-enrol-volume
+ *     helper        = /usr/libexec/…          that program, for 'enrol-volume'
  */
 #ifndef SEALPOINT_AGENT_CONFIG_H
 #define SEALPOINT_AGENT_CONFIG_H
@@ -34,6 +41,8 @@ struct agent_config {
     char *exclude, *only, *suspend;
     char *hooks_folder, *hooks_run_as;
     uint64_t hooks_timeout_ms;
+    bool escrow_enrol;
+    char *escrow_crypttab, *escrow_socket, *escrow_helper;
 };
 
 extern const struct sp_config_option agent_config_table[];

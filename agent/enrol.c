@@ -46,8 +46,18 @@ static char *text_of(ProtobufCBinaryData field)
     return text;
 }
 
+/* Only what was checked by its fingerprint may say who the keeper is: no answer of the controller.
+ */
+static int pin_keeper(const struct agent_config *config, const char *ca_pem, struct sp_why *why)
+{
+    SP_FREE char *path = sp_format("%s/" AGENT_KEEPER_CA, config->state);
+    int r = path ? sp_file_replace(path, ca_pem, strlen(ca_pem), 0644) : -ENOMEM;
+    return r < 0 ? sp_why_set(why, r, "cannot write '%s'", path ? path : AGENT_KEEPER_CA) : 0;
+}
+
 static int store_response(const struct agent_config *config, const struct enrol_options *options,
-                          EVP_PKEY *key, const Sp__EnrolResponse *response, struct sp_why *why)
+                          EVP_PKEY *key, const char *ca_pem, const Sp__EnrolResponse *response,
+                          struct sp_why *why)
 {
     SP_FREE char *chain = text_of(response->certificate_chain);
     SP_FREE char *trust = text_of(response->trust_bundle);
@@ -57,6 +67,8 @@ static int store_response(const struct agent_config *config, const struct enrol_
     int r = agent_identity_check(key, chain, trust, &id, why);
     if (r == 0 && strcmp(id.name, response->machine_id) != 0)
         r = sp_why_set(why, -EKEYREJECTED, "the certificate names another machine than the answer");
+    if (r == 0)
+        r = pin_keeper(config, ca_pem, why);
     if (r == 0)
         r = agent_identity_store(config->state, options->again, options->controller, &id, chain,
                                  trust, why);
@@ -68,8 +80,8 @@ static int store_response(const struct agent_config *config, const struct enrol_
 
 /* Asks until the answer is a certificate: a token may need an operator's approval. */
 static int ask(const struct agent_config *config, const struct enrol_options *options,
-               struct rpc_channel *channel, EVP_PKEY *key, const Sp__EnrolRequest *request,
-               struct sp_why *why)
+               struct rpc_channel *channel, EVP_PKEY *key, const char *ca_pem,
+               const Sp__EnrolRequest *request, struct sp_why *why)
 {
     for (unsigned waited_s = 0;; waited_s += ASK_AGAIN_S) {
         ProtobufCMessage *reply = NULL;
@@ -80,7 +92,7 @@ static int ask(const struct agent_config *config, const struct enrol_options *op
         const Sp__EnrolResponse *response = (const Sp__EnrolResponse *)reply;
         bool pending = response->pending;
         if (!pending)
-            r = store_response(config, options, key, response, why);
+            r = store_response(config, options, key, ca_pem, response, why);
         protobuf_c_message_free_unpacked(reply, NULL);
         if (!pending)
             return r;
@@ -136,7 +148,7 @@ static int enrol(const struct agent_config *config, const struct enrol_options *
     r = rpc_channel_new(
         &(struct rpc_channel_options){.target = options->controller, .trust_pem = ca}, &channel,
         why);
-    return r == 0 ? ask(config, options, channel, key, &request, why) : r;
+    return r == 0 ? ask(config, options, channel, key, ca, &request, why) : r;
 }
 
 int agent_enrol(const struct agent_config *config, const struct enrol_options *options,

@@ -5,6 +5,7 @@
  *     agent.key  agent.pem   TLS key and certificate chain, leaf first
  *     trust.pem              every CA that is trusted
  *     box.key                X25519 private key, 32 bytes, for SealedBoxes to this agent
+ *     keeper-ca.pem          the CA of the fingerprint that was given at enrolment
  *     identity               machine, domain, controller, mark; written last: it is there =
  * enrolled
  *
@@ -17,6 +18,11 @@
 #include "base/secret.h"
 #include "base/why.h"
 #include <stdint.h>
+
+/* In the state folder: the CA that enrolment checked by its fingerprint, which no renewal changes,
+ * for what only the keeper may order; orders for escrow keyslots (enrol_volume/order.h). */
+#define AGENT_KEEPER_CA "keeper-ca.pem"
+#define AGENT_KEYSLOTS  "keyslots"
 
 struct agent_identity {
     char *machine, *domain, *controller, *mark;

@@ -31,6 +31,7 @@ static const char help_main[] =
     "  run              serve the controller (what the service does)\n"
     "  inspect          show this guest's disks, volumes and how they are encrypted\n"
     "  freeze --test    freeze the file systems, thaw them again, show how long it took\n"
+    "  enrol-volume     type the passphrase of a volume that gets a recovery key of its own\n"
     "  thaw-left-over   thaw what a killed agent left frozen (the service does it by itself)\n"
     "\n"
     "Options of every command:\n"
@@ -106,6 +107,15 @@ static const char help_freeze[] =
     "shows what happened to each, with the hooks. Lines with '!' say what would go wrong in a "
     "backup.\n"
     "Programs that write wait for that moment.\n";
+
+static const char help_enrol_volume[] =
+    "Usage: sealpoint-agent enrol-volume [VOLUME|DEVICE]\n"
+    "\n"
+    "Asks for the passphrase of a LUKS2 volume that is to get a recovery key of the keeper in a\n"
+    "keyslot of its own ('sealpoint key enrol' on the backup host). The passphrase stays here, "
+    "the\n"
+    "other keyslots stay as they are, and the header is saved first, in\n"
+    "/var/lib/sealpoint-agent/keyslots. Needs root and '[escrow] enrol = on' in agent.conf.\n";
 
 struct arguments {
     const char *config, *controller, *token_file, *ca_fingerprint;
@@ -287,6 +297,32 @@ static int do_thaw(const struct arguments *a, const struct agent_config *config,
     return r < 0 ? fail(r, why) : EXIT_SUCCESS;
 }
 
+/* libcryptsetup stays out of this program. */
+static int do_enrol_volume(const struct arguments *a, const struct agent_config *config,
+                           struct sp_why *why)
+{
+    char *words[2 * ASSIGNMENTS_MOST + 8];
+    size_t n = 0;
+    words[n++] = config->escrow_helper;
+    words[n++] = (char *)(uintptr_t) "typed";
+    if (a->config) {
+        words[n++] = (char *)(uintptr_t) "--config";
+        words[n++] = (char *)(uintptr_t)a->config;
+    }
+    for (size_t i = 0; i < a->assignment_count; i++) {
+        words[n++] = (char *)(uintptr_t) "-o";
+        words[n++] = a->assignments[i];
+    }
+    if (a->rest_count > 1)
+        return wrong_usage("enrol-volume takes one volume");
+    if (a->rest_count)
+        words[n++] = a->rest[0];
+    words[n] = NULL;
+    execv(config->escrow_helper, words);
+    int r = -errno;
+    return fail(sp_why_set(why, r, "cannot run '%s'", config->escrow_helper), why);
+}
+
 static int do_freeze(const struct arguments *a, const struct agent_config *config,
                      struct sp_why *why)
 {
@@ -302,9 +338,12 @@ static const struct command {
     int (*run)(const struct arguments *, const struct agent_config *, struct sp_why *);
     bool takes_rest;
 } commands[] = {
-    {"enrol", help_enrol, do_enrol, false},        {"run", help_run, do_run, false},
-    {"inspect", help_inspect, do_inspect, true},   {"freeze", help_freeze, do_freeze, true},
+    {"enrol", help_enrol, do_enrol, false},
+    {"run", help_run, do_run, false},
+    {"inspect", help_inspect, do_inspect, true},
+    {"freeze", help_freeze, do_freeze, true},
     {"thaw-left-over", help_thaw, do_thaw, false},
+    {"enrol-volume", help_enrol_volume, do_enrol_volume, true},
 };
 
 static int run_command(const struct command *command, int argc, char **argv)

@@ -3,6 +3,7 @@
 #include "agent/enrol.h"
 #include "agent/linux/changes.h"
 #include "agent/linux/headers.h"
+#include "agent/linux/keyslot.h"
 #include "agent/session.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -31,6 +32,7 @@ struct agent {
     struct changes *changes;
     struct headers *headers; /* the worker's */
     size_t damaged;          /* headers in the last inventory; the worker's */
+    bool settled;            /* what an earlier agent left half done; the worker's */
     _Atomic bool reading;    /* an inventory job is queued */
     _Atomic bool renewing;   /* a renewal job is queued or runs */
     _Atomic bool renewed;    /* the state folder holds a new certificate */
@@ -88,6 +90,9 @@ static void read_inventory(void *arg)
         sp_log_error("cannot read the inventory", r, &why, NULL);
         return;
     }
+    if (!a->settled)
+        keyslot_settle(a->config, inventory);
+    a->settled = true;
     bool unwatched = changes_watch(a->changes, inventory);
     headers_follow(a->headers, inventory);
     changes_read(a->changes, session_set_inventory(a->session, inventory));
@@ -271,7 +276,8 @@ static int start(struct agent *a, struct sp_why *why)
         r = session_new(&session, &a->identity, &a->session, why);
     }
     if (r == 0) {
-        struct commands_options commands = {.worker = a->worker,
+        struct commands_options commands = {.config = a->config,
+                                            .worker = a->worker,
                                             .quiesce = a->quiesce,
                                             .roots = &inventory_roots_system,
                                             .answer = on_answer,

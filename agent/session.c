@@ -25,7 +25,8 @@ enum {
     COMMAND_TICK_MS = 1000 /* while one is under way there may be a signal to act on */
 };
 
-static const char *const capabilities[] = {"freeze", "inventory", "hooks"};
+/* The last one where the configuration allows it. */
+static const char *const capabilities[] = {"freeze", "inventory", "hooks", "escrow-keyslot"};
 
 enum state { WAITING, CONNECTING, OPEN };
 
@@ -203,7 +204,8 @@ static int send_hello(struct session *s, struct rpc_call *call)
     hello.protocol_min = hello.protocol_max = PROTOCOL;
     hello.agent_version = (char *)(uintptr_t)SEALPOINT_VERSION;
     hello.capabilities = (char **)(uintptr_t)capabilities;
-    hello.n_capabilities = sizeof(capabilities) / sizeof(capabilities[0]);
+    hello.n_capabilities =
+        sizeof(capabilities) / sizeof(capabilities[0]) - !s->options.config->escrow_enrol;
     hello.machine_id = s->identity->machine;
     hello.machine_name = s->options.config->name;
     hello.smbios_uuid = s->host.smbios_uuid;
