@@ -253,9 +253,19 @@ static int judge_holding(Sp__Manifest *m, const Sp__ProofStatement *s, struct fi
         return 0;
     return finding_add(
         FINDINGS(m), reason, about,
-        "the key is at the provider %s only, which may remove it: with 'mirror = yes' "
+        "the key is at the provider %s only, which may remove it%s%s%s: with 'mirror = yes' "
         "in keeper.conf 'sealpoint point verify' keeps a copy",
-        s->record->provider);
+        s->record->provider, *s->record->warning ? " (" : "", s->record->warning,
+        *s->record->warning ? ")" : "");
+}
+
+/* A provider said that it has none, and what to do about it. */
+static bool was_asked_for(const Sp__ProofStatement *s)
+{
+    bool any = false;
+    for (size_t i = 0; i < s->n_attempts && !any; i++)
+        any = !message_empty(s->attempts[i]->provider);
+    return any;
 }
 
 static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStatement *s)
@@ -276,8 +286,9 @@ static int judge_proof(Sp__Manifest *m, const Sp__Volume *v, const Sp__ProofStat
     /* Of plain dm-crypt only the content says that a key is wrong: which one it should have been
      * helps. */
     bool explained = !message_empty(s->explanation) &&
-                     (w->explained || v->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN) &&
-                     reason != SP__REASON__REASON_ESCROW_MISSING;
+                     (reason == SP__REASON__REASON_ESCROW_MISSING
+                          ? was_asked_for(s)
+                          : w->explained || v->kind == SP__VOLUME_KIND__VOLUME_KIND_PLAIN);
     return finding_add(FINDINGS(m), reason, about, "%s%s%s%s%s%s", w->says, explained ? " (" : "",
                        explained ? s->explanation : "", explained ? ")" : "",
                        *w->advice ? ": " : "", w->advice);

@@ -371,7 +371,7 @@ const char *cli_holding(const Sp__EscrowRecord *e)
     case SP__RECORD_HOLDING__RECORD_HOLDING_MIRRORED:
         return e->pins ? "mirrored, pinned" : "mirrored";
     case SP__RECORD_HOLDING__RECORD_HOLDING_AT_PROVIDER:
-        return "at the provider's mercy";
+        return *e->warning ? "at the provider's mercy, soon removed" : "at the provider's mercy";
     default:
         return "-";
     }

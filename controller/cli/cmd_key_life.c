@@ -20,6 +20,8 @@ static void print_record(const Sp__EscrowRecord *e)
            e->provider, *e->version ? ", version " : "", e->version);
     printf("held        %s%s\n", cli_holding(e),
            e->unwrapped ? "; its provider keeps it without a KEK around it" : "");
+    if (*e->warning)
+        printf("warning     %s\n", e->warning);
     printf("pins        %u kept points rest on it\n", e->pins);
     if (*e->note)
         printf("note        %s\n", e->note);

@@ -380,6 +380,18 @@ static int pin(struct proving *p, const char *record_id)
     return r < 0 ? r : journal_note(p->k, "pins", ask->point_id);
 }
 
+/* Of the last answer only: what was put right since is not warned of any more. */
+static int keep_warning(struct proving *p, const char *record_id)
+{
+    struct store *store = p->k->store;
+    const char *text = p->warned ? p->statement->explanation : "";
+    int r = store_run(store, "DELETE FROM warnings WHERE record_id=?", "s", record_id);
+    if (r == 0 && p->warned)
+        r = store_run(store, "INSERT INTO warnings VALUES(?,?)", "ss", record_id, text);
+    return r < 0 || !p->warned ? r
+                               : audit_write(p->k, "keeper", "key.warning", record_id, "%s", text);
+}
+
 /* The attempt that opened was noted before the record had an id. */
 static int name_attempt(Sp__ProofStatement *s)
 {
@@ -402,13 +414,13 @@ int external_keep(struct proving *p, bool *keep)
     if (r == 0)
         r = pin(p, record_id);
     if (r == 0)
+        r = keep_warning(p, record_id);
+    if (r == 0)
         r = record_load(p->k, record_id, &s->record, NULL, NULL);
     if (r < 0)
         return r;
     *keep = *keep && !record_is_reference(s->record);
-    if (p->warned)
-        r = audit_write(p->k, "keeper", "key.warning", record_id, "%s", s->explanation);
-    return r < 0 ? r : name_attempt(s);
+    return name_attempt(s);
 }
 
 /* ---- for the admin ---- */

@@ -298,6 +298,37 @@ static int warn_of_references(struct keeper *k, Sp__KeeperStatusResponse *s)
     return add_text(&s->warnings, &s->n_warnings, text);
 }
 
+/* Before it happens: afterwards the points are lost. */
+static int warn_of_ends(struct keeper *k, Sp__KeeperStatusResponse *s)
+{
+    enum { SHOWN_MOST = 5 };
+    SP_STMT sqlite3_stmt *stmt = NULL;
+    char text[600];
+    int r = store_query(
+        k->store, &stmt,
+        "SELECT record_id, provider, text, (SELECT count(*) FROM pins WHERE "
+        "pins.record_id=r.record_id) AS kept, count(*) OVER () FROM records r JOIN warnings USING "
+        "(record_id) WHERE kept>0 AND state<>? AND length(ciphertext)=0 ORDER BY kept DESC, 1 "
+        "LIMIT ?",
+        "ii", (int64_t)SP__RECORD_STATE__RECORD_STATE_DESTROYED, (int64_t)SHOWN_MOST);
+    int64_t all = 0, shown = 0;
+    while (r == 0 && (r = store_step(stmt)) == 1) {
+        all = store_int(stmt, 4);
+        shown++;
+        snprintf(text, sizeof(text), "key %s at %s, which %lld kept points rest on: %.400s",
+                 store_text(stmt, 0), store_text(stmt, 1), (long long)store_int(stmt, 3),
+                 store_text(stmt, 2));
+        r = add_text(&s->warnings, &s->n_warnings, text);
+    }
+    if (r < 0 || all <= shown)
+        return r;
+    snprintf(text, sizeof(text),
+             "and %lld more keys that their providers will soon remove: 'sealpoint key list' marks "
+             "them",
+             (long long)(all - shown));
+    return add_text(&s->warnings, &s->n_warnings, text);
+}
+
 static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
 {
     int r = 0;
@@ -313,6 +344,8 @@ static int add_warnings(struct keeper *k, Sp__KeeperStatusResponse *s)
         r = add_text(&s->warnings, &s->n_warnings, why.text);
     if (r == 0)
         r = warn_of_references(k, s);
+    if (r == 0)
+        r = warn_of_ends(k, s);
     if (r == 0 && kek_is_insecure(k))
         r = add_text(&s->warnings, &s->n_warnings,
                      "insecure: the keystore's passphrase lies beside it, or others can read it "

@@ -15,7 +15,8 @@ MESSAGE_CLEANUP(record, Sp__EscrowRecord, sp__escrow_record__free_unpacked)
     "created_ms, created_by, note, plain, secret_hmac, version, "                                  \
     "(SELECT count(*) FROM pins WHERE pins.record_id=records.record_id), epoch, "                  \
     "length(ciphertext), "                                                                         \
-    "EXISTS(SELECT 1 FROM unwrapped WHERE unwrapped.record_id=records.record_id)"
+    "EXISTS(SELECT 1 FROM unwrapped WHERE unwrapped.record_id=records.record_id), "                \
+    "(SELECT text FROM warnings WHERE warnings.record_id=records.record_id)"
 #define SECRET_COLUMNS RECORD_COLUMNS ", dek_id, nonce, ciphertext"
 
 /* ---- rows ---- */
@@ -38,6 +39,8 @@ static int fill_texts(sqlite3_stmt *stmt, Sp__EscrowRecord *e)
         r = message_text(&e->note, store_text(stmt, 10));
     if (r == 0)
         r = message_text(&e->version, store_text(stmt, 13));
+    if (r == 0)
+        r = message_text(&e->warning, store_text(stmt, 18));
     if (r == 0)
         r = message_bytes(&e->secret_hmac, hmac.data, hmac.size);
     if (r == 0 && plain.size > 0) {
@@ -85,15 +88,15 @@ static int record_aad(struct sp_buffer *out, const Sp__EscrowRecord *e)
                      e->protector_id, generation, e->record_id, NULL);
 }
 
-/* Columns from 18 on are SECRET_COLUMNS' own. */
+/* Columns from 19 on are SECRET_COLUMNS' own. */
 static int open_secret(struct keeper *k, sqlite3_stmt *stmt, const Sp__EscrowRecord *e,
                        struct sp_secret **ret)
 {
     SP_BUFFER struct sp_buffer aad = {0};
     int r = record_aad(&aad, e);
     return r < 0 ? r
-                 : wrap_open(k, store_text(stmt, 18), store_blob(stmt, 19), sp_bytes_of(&aad),
-                             store_blob(stmt, 20), ret);
+                 : wrap_open(k, store_text(stmt, 19), store_blob(stmt, 20), sp_bytes_of(&aad),
+                             store_blob(stmt, 21), ret);
 }
 
 int record_load(struct keeper *k, const char *record_id, Sp__EscrowRecord **ret,

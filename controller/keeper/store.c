@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SCHEMA_VERSION = 3 };
+enum { SCHEMA_VERSION = 4 };
 
 struct store {
     sqlite3 *db;
@@ -81,6 +81,12 @@ static const char schema_2[] =
  * `records` are what older entries of the journal say. */
 static const char schema_3[] = "CREATE TABLE unwrapped(record_id TEXT PRIMARY KEY) STRICT;"
                                "PRAGMA user_version=3;";
+
+/* Version 4: what a provider said will soon take a record away, for who has no copy. Not in the
+ * journal: every proof says it anew, and nothing is decided by it. */
+static const char schema_4[] = "CREATE TABLE warnings(record_id TEXT PRIMARY KEY,"
+                               " text TEXT NOT NULL) STRICT;"
+                               "PRAGMA user_version=4;";
 
 static int sql_error(int rc)
 {
@@ -313,8 +319,10 @@ static int set_up(struct store *s, struct sp_why *why)
         r = sql_error(sqlite3_exec(s->db, schema, NULL, NULL, NULL));
     if (r == 0 && version < 2)
         r = sql_error(sqlite3_exec(s->db, schema_2, NULL, NULL, NULL));
-    if (r == 0)
+    if (r == 0 && version < 3)
         r = sql_error(sqlite3_exec(s->db, schema_3, NULL, NULL, NULL));
+    if (r == 0)
+        r = sql_error(sqlite3_exec(s->db, schema_4, NULL, NULL, NULL));
     r = store_end(s, r);
     return r < 0 ? sp_why_set(why, r, "the keystore cannot be made: %s", sqlite3_errmsg(s->db)) : 0;
 }

@@ -333,29 +333,34 @@ static void describe(const struct provider *p, const struct provider_item *item,
 
 /* ---- what will take it away ---- */
 
-/* The first listed server of the policy that does not offer the key any more. 1: there is one. */
-static int find_rotated(const struct provider *p, const struct clevis_pin *pin, uint64_t until_ms,
-                        const struct clevis_pin **ret)
+/* Whether it could not be recovered without the keys that their servers offer no more; *ret: the
+ * first of them. Servers that do not answer count as they are: fetch() tells of them. */
+static bool is_ending(const struct provider *p, const struct clevis_pin *pin, uint64_t until_ms,
+                      const struct clevis_pin **ret)
 {
     struct sp_why why = {""};
     provider_stage stage = 0;
     bool has = true;
-    int r = 0;
-    for (unsigned i = 0; i < pin->count && r == 0; i++)
-        r = find_rotated(p, &pin->shares[i], turn(until_ms, pin->count - i), ret);
+    unsigned stay = 0;
+    if (pin->kind == CLEVIS_SSS) {
+        for (unsigned i = 0; i < pin->count; i++)
+            stay += !is_ending(p, &pin->shares[i], turn(until_ms, pin->count - i), ret);
+        return stay < pin->threshold;
+    }
     if (pin->kind != CLEVIS_TANG || !is_listed(p, pin->url))
-        return r;
+        return true;
     if (advertised(p, pin->url, pin->kid, until_ms, &has, &stage, &why) < 0 || has)
-        return 0; /* whether it can be asked at all is told by fetch() */
-    *ret = pin;
-    return 1;
+        return false;
+    if (!*ret)
+        *ret = pin;
+    return true;
 }
 
 static int warn(const struct provider *p, const struct clevis_pin *pin, struct provider_item *item)
 {
     const struct clevis_pin *rotated = NULL;
     uint64_t now = sp_clock_monotonic_ms(&sp_clock_system);
-    if (find_rotated(p, pin, now + p->timeout_ms / 4, &rotated) != 1)
+    if (!is_ending(p, pin, now + p->timeout_ms / 4, &rotated) || !rotated)
         return 0;
     item->warning =
         sp_format("the tang server %s has rotated its key %s, and deletes it some day: bind the "

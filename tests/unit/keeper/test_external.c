@@ -360,7 +360,8 @@ static void test_a_bare_key_that_was_wrapped_since(void **state)
     check_keystore(r);
 }
 
-static size_t warnings(struct rig *r)
+/* Warnings of the status that say this. */
+static size_t warned_of(struct rig *r, const char *text)
 {
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__KeeperStatusRequest ask = SP__KEEPER_STATUS_REQUEST__INIT;
@@ -369,8 +370,13 @@ static size_t warnings(struct rig *r)
     ANSWER a = rig_call(r, &request);
     size_t found = 0;
     for (size_t i = 0; i < a->status->n_warnings; i++)
-        found += strstr(a->status->warnings[i], "which kept points rest on: 1;") != NULL;
+        found += strstr(a->status->warnings[i], text) != NULL;
     return found;
+}
+
+static size_t warnings(struct rig *r)
+{
+    return warned_of(r, "which kept points rest on: 1;");
 }
 
 static void test_status_warns_of_keys_at_a_providers_mercy(void **state)
@@ -399,12 +405,28 @@ static void test_what_will_be_taken_away_is_said(void **state)
     assert_int_equal(s->verdict, V(OPENS));
     assert_string_equal(s->explanation, corp->warning);
     assert_true(audit_has(r, "key.warning", corp->warning));
+    assert_string_equal(s->record->warning, corp->warning);
+    assert_int_equal(warned_of(r, corp->warning), 1);
+    check_keystore(r);
+    rig_reopen(r); /* it outlives the keeper's process */
+    assert_int_equal(warned_of(r, corp->warning), 1);
+    /* What was put right at the provider is not warned of any more. */
+    const char *text = corp->warning;
+    corp->warning = NULL;
+    STATEMENT right = prove(r, plainly, NULL);
+    assert_string_equal(right->record->record_id, s->record->record_id);
+    assert_string_equal(right->record->warning, "");
+    assert_int_equal(warned_of(r, text), 0);
+    corp->warning = text;
+    STATEMENT again = prove(r, plainly, NULL);
+    assert_string_equal(again->record->warning, text);
     /* A copy needs no warning. */
     struct provider *p = (struct provider *)(uintptr_t)providers_find(all, "corp");
     p->mirror = true;
     STATEMENT t = prove(r, plainly, NULL);
     assert_int_equal(t->record->holding, H(MIRRORED));
     assert_null(strstr(t->explanation, "removes"));
+    assert_string_equal(t->record->warning, "");
 }
 
 /* ---- which answer stands ---- */

@@ -406,18 +406,27 @@ static void test_only_admins_of_the_machine_may(void **state)
     person_free(&web);
 }
 
-static void test_a_keystore_of_the_second_schema_is_taken_over(void **state)
+static void taken_over(struct rig *r, const char *older)
 {
-    struct rig *r = *state;
     char one[37], two[37];
     import_key(r, MACHINE, VOLUME, "", "one", one);
     rig_close(r);
-    sql(r, "DROP TABLE unwrapped; PRAGMA user_version=2");
+    sql(r, older);
     rig_reopen(r);
     assert_string_equal(r->k->damage.text, "");
     import_key(r, MACHINE, VOLUME, "", "two", two);
     rig_reopen(r);
     assert_string_equal(r->k->damage.text, "");
+}
+
+static void test_a_keystore_of_the_third_schema_is_taken_over(void **state)
+{
+    taken_over(*state, "DROP TABLE warnings; PRAGMA user_version=3");
+}
+
+static void test_a_keystore_of_the_second_schema_is_taken_over(void **state)
+{
+    taken_over(*state, "DROP TABLE warnings; DROP TABLE unwrapped; PRAGMA user_version=2");
 }
 
 static void test_a_keystore_of_the_first_schema_is_taken_over(void **state)
@@ -426,9 +435,8 @@ static void test_a_keystore_of_the_first_schema_is_taken_over(void **state)
     char one[37];
     rig_close(r);
     /* The tables of version 2 were never journaled on it, so they are simply not there. */
-    sql(r, "DROP TABLE states; DROP TABLE destructions; DROP TABLE unwrapped; DROP INDEX "
-           "records_by_hmac; PRAGMA "
-           "user_version=1");
+    sql(r, "DROP TABLE states; DROP TABLE destructions; DROP TABLE unwrapped; "
+           "DROP TABLE warnings; DROP INDEX records_by_hmac; PRAGMA user_version=1");
     rig_reopen(r);
     assert_string_equal(r->k->damage.text, "");
     import_key(r, MACHINE, VOLUME, "", "one", one);
@@ -453,6 +461,7 @@ int main(void)
         TEST(test_a_kept_point_forbids_destruction),
         TEST(test_destruction_can_be_withdrawn),
         TEST(test_only_admins_of_the_machine_may),
+        TEST(test_a_keystore_of_the_third_schema_is_taken_over),
         TEST(test_a_keystore_of_the_second_schema_is_taken_over),
         TEST(test_a_keystore_of_the_first_schema_is_taken_over),
     };
