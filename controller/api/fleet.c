@@ -173,6 +173,28 @@ static int set_source(Sp__Machine *m, void *arg)
     return r;
 }
 
+static const char *file_disk_id(const Sp__ImageFile *f)
+{
+    const char *slash = strrchr(f->path, '/');
+    return !message_empty(f->serial) ? f->serial : slash ? slash + 1 : f->path;
+}
+
+static int check_images(const Sp__FileSource *s, struct sp_why *why)
+{
+    if (s->n_images == 0)
+        return sp_why_set(why, -EINVAL, "the source names no image");
+    for (size_t i = 0; i < s->n_images; i++) {
+        if (message_empty(s->images[i]->path) || s->images[i]->path[0] != '/')
+            return sp_why_set(why, -EINVAL, "images are absolute paths");
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(file_disk_id(s->images[i]), file_disk_id(s->images[j])) == 0)
+                return sp_why_set(why, -EINVAL,
+                                  "two images would be disk '%.100s': give each its own serial",
+                                  file_disk_id(s->images[i]));
+    }
+    return 0;
+}
+
 static int check_source(const Sp__SourceConfig *source, struct sp_why *why)
 {
     if (!source || !source->kind_case)
@@ -184,7 +206,7 @@ static int check_source(const Sp__SourceConfig *source, struct sp_why *why)
          (!message_empty(source->qemu->fleece_directory) &&
           source->qemu->fleece_directory[0] != '/')))
         return sp_why_set(why, -EINVAL, "QMP socket and fleece directory are absolute paths");
-    return 0;
+    return source->kind_case == SP__SOURCE_CONFIG__KIND_FILE ? check_images(source->file, why) : 0;
 }
 
 int api_set_source(struct api *api, struct rpc_call *call, const ProtobufCMessage *request,

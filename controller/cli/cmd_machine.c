@@ -4,6 +4,29 @@
 #include <inttypes.h>
 #include <string.h>
 
+static const char *source_word(const Sp__SourceConfig *s)
+{
+    switch (s ? s->kind_case : SP__SOURCE_CONFIG__KIND__NOT_SET) {
+    case SP__SOURCE_CONFIG__KIND_QEMU:
+        return "qemu";
+    case SP__SOURCE_CONFIG__KIND_FILE:
+        return "file";
+    default:
+        return "-";
+    }
+}
+
+static void print_source(const Sp__SourceConfig *s)
+{
+    if (s && s->kind_case == SP__SOURCE_CONFIG__KIND_QEMU)
+        printf("source      qemu, %s\n", s->qemu->qmp_socket);
+    for (size_t i = 0; s && s->kind_case == SP__SOURCE_CONFIG__KIND_FILE && i < s->file->n_images;
+         i++)
+        printf("%s%s%s%s\n", i ? "                  " : "source      file, ",
+               s->file->images[i]->path, *s->file->images[i]->serial ? ", serial " : "",
+               s->file->images[i]->serial);
+}
+
 /* ---- list ---- */
 
 static void machine_row(struct cli_table *t, const Sp__Machine *m)
@@ -19,7 +42,7 @@ static void machine_row(struct cli_table *t, const Sp__Machine *m)
     cli_enum_text(&sp__point_state__descriptor, (int)m->last_point_state, "POINT_STATE_", state);
     const char *cells[] = {m->name,
                            agent,
-                           m->source && m->source->kind_case ? "qemu" : "-",
+                           source_word(m->source),
                            *m->last_point_id ? state : "-",
                            cli_time_text(m->last_valid_unix_ms, valid),
                            m->machine_id};
@@ -117,8 +140,7 @@ static int print_machine(const Sp__Machine *m)
         print_agent(m->agent);
     if (m->agent && m->agent->quarantined)
         printf("QUARANTINED %s\n", m->agent->quarantine_reason);
-    if (m->source && m->source->kind_case == SP__SOURCE_CONFIG__KIND_QEMU)
-        printf("source      qemu, %s\n", m->source->qemu->qmp_socket);
+    print_source(m->source);
     if (*m->last_point_id)
         printf("last point  %s\n", m->last_point_id);
     printf("last valid  %s\n", cli_time_text(m->last_valid_unix_ms, when));
@@ -169,32 +191,83 @@ int cmd_machine_add(struct cli *cli, const struct cli_command *c, int argc, char
     return r == CLI_OK ? print_changed(cli, m) : r;
 }
 
+/* What the flags say of the disks; the messages are the caller's. */
+struct source_flags {
+    const char *qmp, *fleece, *limit;
+    const char *images[CLI_LIST_MAX + 1];
+    Sp__SourceConfig config;
+    Sp__QemuSource qemu;
+    Sp__FileSource file;
+    Sp__ImageFile image[CLI_LIST_MAX], *list[CLI_LIST_MAX];
+};
+
+static int qemu_from(struct source_flags *f)
+{
+    sp__qemu_source__init(&f->qemu);
+    f->qemu.qmp_socket = CLI_TEXT(f->qmp);
+    f->qemu.fleece_directory = CLI_TEXT(f->fleece);
+    f->config.kind_case = SP__SOURCE_CONFIG__KIND_QEMU;
+    f->config.qemu = &f->qemu;
+    return f->limit ? cli_size("fleece-limit", f->limit, &f->qemu.fleece_limit_bytes) : CLI_OK;
+}
+
+/* "PATH" or "PATH,serial=SERIAL"; the text is cut in place. */
+static int image_from(char *text, Sp__ImageFile *ret)
+{
+    char *comma = strrchr(text, ',');
+    sp__image_file__init(ret);
+    ret->path = text;
+    if (comma && strncmp(comma, ",serial=", 8) == 0) {
+        *comma = 0;
+        ret->serial = comma + 8;
+        if (!*ret->serial)
+            return cli_fail(CLI_USAGE, "--image %s,serial=: the serial is missing", text);
+    }
+    return CLI_OK;
+}
+
+static int file_from(struct source_flags *f)
+{
+    int r = CLI_OK;
+    if (*f->fleece || f->limit)
+        return cli_fail(CLI_USAGE, "--fleece and --fleece-limit go with --qmp");
+    sp__file_source__init(&f->file);
+    for (size_t i = 0; f->images[i] && r == CLI_OK; i++) {
+        r = image_from(CLI_TEXT(f->images[i]), &f->image[i]);
+        f->list[i] = &f->image[i];
+        f->file.n_images = i + 1;
+    }
+    f->file.images = f->list;
+    f->config.kind_case = SP__SOURCE_CONFIG__KIND_FILE;
+    f->config.file = &f->file;
+    return r;
+}
+
 int cmd_machine_set_source(struct cli *cli, const struct cli_command *c, int argc, char **argv)
 {
-    const char *qmp = NULL, *fleece = "", *limit = NULL, *vault = "";
+    struct source_flags f = {.fleece = ""};
+    const char *vault = "";
     const struct cli_flag flags[] = {
-        {"qmp", "SOCKET", "unix socket on which the machine's QEMU speaks QMP", &qmp, NULL, NULL},
-        {"fleece", "DIR", "room for what the guest overwrites during the copy", &fleece, NULL,
+        {"qmp", "SOCKET", "unix socket on which the machine's QEMU speaks QMP", &f.qmp, NULL, NULL},
+        {"fleece", "DIR", "room for what the guest overwrites during the copy", &f.fleece, NULL,
          NULL},
-        {"fleece-limit", "SIZE", "most of it for each disk: 4G", &limit, NULL, NULL},
+        {"fleece-limit", "SIZE", "most of it for each disk: 4G", &f.limit, NULL, NULL},
+        {"image", "FILE[,serial=S]", "raw image on XFS or btrfs; as often as there are disks", NULL,
+         NULL, f.images},
         {"vault", "VAULT", "where its points go (id or name)", &vault, NULL, NULL},
         {0},
     };
     CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
-    if (!qmp)
-        return cli_fail(CLI_USAGE, "--qmp SOCKET is needed: it is the only source so far");
-    Sp__QemuSource qemu = SP__QEMU_SOURCE__INIT;
-    Sp__SourceConfig source = SP__SOURCE_CONFIG__INIT;
+    if (!f.qmp == !f.images[0])
+        return cli_fail(CLI_USAGE, "--qmp SOCKET or --image FILE says where the disks are; one of "
+                                   "the two is needed");
     Sp__SetSourceRequest request = SP__SET_SOURCE_REQUEST__INIT;
-    qemu.qmp_socket = CLI_TEXT(qmp);
-    qemu.fleece_directory = CLI_TEXT(fleece);
-    int r = limit ? cli_size("fleece-limit", limit, &qemu.fleece_limit_bytes) : CLI_OK;
+    sp__source_config__init(&f.config);
+    int r = f.qmp ? qemu_from(&f) : file_from(&f);
     if (r != CLI_OK)
         return r;
-    source.kind_case = SP__SOURCE_CONFIG__KIND_QEMU;
-    source.qemu = &qemu;
     request.machine = argv[0];
-    request.source = &source;
+    request.source = &f.config;
     request.vault_id = CLI_TEXT(vault);
     CLI_MESSAGE Sp__Machine *m = NULL;
     r = cli_call(cli, "Fleet/SetSource", &request.base, &m);

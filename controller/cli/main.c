@@ -38,8 +38,8 @@ static const struct cli_command commands[] = {
      "From QEMU, while the guest runs:\n"
      "  sealpoint machine set-source web1 --qmp /run/qemu/web1.qmp --vault main\n"
      "From raw images on an XFS or btrfs, whatever runs the guest: a clone is made beside each\n"
-     "image, the last one stays to tell what changed. Without an agent that holds the guest,\n"
-     "several images are not one point in time, and the grade says so.\n"
+     "image, the last one stays to tell what changed. Several images need an agent that holds the\n"
+     "guest: without it they are not of one point in time, and the point fails.\n"
      "  sealpoint machine set-source web2 --image /vm/web2-a.raw,serial=A --image "
      "/vm/web2-b.raw\n",
      cmd_machine_set_source},

@@ -3,10 +3,11 @@
 
 #include <stddef.h>
 
-extern const struct source source_qemu;
+extern const struct source source_qemu, source_file;
 
 static const struct source *const sources[] = {
     &source_qemu,
+    &source_file,
 };
 
 const struct source *source_for(const Sp__SourceConfig *config)
