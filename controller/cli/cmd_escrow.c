@@ -34,10 +34,17 @@ static const char *stage_text(Sp__ProviderStage stage)
 
 int cmd_escrow_test(struct cli *cli, const struct cli_command *c, int argc, char **argv)
 {
-    CLI_PARSE(words, cli, c, NULL, argc, argv, 1, 1);
+    bool make_canary = false;
+    const struct cli_flag flags[] = {
+        {"make-canary", NULL, "put a canary there first, where the provider can (kmip)", NULL,
+         &make_canary, NULL},
+        {0},
+    };
+    CLI_PARSE(words, cli, c, flags, argc, argv, 1, 1);
     Sp__TestProviderRequest request = SP__TEST_PROVIDER_REQUEST__INIT;
     CLI_MESSAGE Sp__TestProviderResponse *t = NULL;
     request.name = argv[0];
+    request.make_canary = make_canary;
     int r = cli_call(cli, "Keys/TestProvider", &request.base, &t);
     if (r != CLI_OK)
         return r;

@@ -480,11 +480,13 @@ static int add_step(Sp__TestProviderResponse *t, provider_stage stage, bool good
 }
 
 /* Every stage before the one that the canary came to is good. */
-static int test(const struct provider *from, Sp__TestProviderResponse *t)
+static int test(const struct provider *from, bool make, Sp__TestProviderResponse *t)
 {
     struct sp_why why = {""};
     provider_stage reached = SP__PROVIDER_STAGE__PROVIDER_STAGE_CONNECTION;
-    int e = from->type->canary(from, &reached, &why), r = 0;
+    int e = make ? from->type->make_canary(from, &reached, &why) : 0, r = 0;
+    if (e == 0)
+        e = from->type->canary(from, &reached, &why);
     if (e == -ENOMEM)
         return e;
     if (e == 0)
@@ -509,6 +511,11 @@ int keeper_test_provider(struct keeper *k, const Sp__KeeperRequest *request, int
             "keeper.conf has no provider '%.40s': 'sealpoint escrow list' shows those "
             "it has",
             ask->name);
+    if (ask->make_canary && !from->type->make_canary)
+        return sp_why_set(why, -EOPNOTSUPP,
+                          "a canary at a provider of type %s is made there, by whoever puts the "
+                          "keys there: sealpoint-keeper(8), PROVIDERS",
+                          from->type->name);
     Sp__TestProviderResponse *t =
         MESSAGE_NEW(Sp__TestProviderResponse, sp__test_provider_response__init);
     if (!t)
@@ -518,12 +525,13 @@ int keeper_test_provider(struct keeper *k, const Sp__KeeperRequest *request, int
     t->provider = MESSAGE_NEW(Sp__EscrowProvider, sp__escrow_provider__init);
     if (!t->provider)
         return -ENOMEM;
-    int r = test(from, t);
+    int r = test(from, ask->make_canary, t);
     pthread_mutex_lock(&k->lock);
     if (r == 0)
         r = fill_provider(k, from, t->provider);
     if (r == 0)
-        r = audit_write(k, keeper_who(request), "provider.test", from->name, "%s",
+        r = audit_write(k, keeper_who(request), "provider.test", from->name, "%s%s",
+                        ask->make_canary ? "makes a canary: " : "",
                         t->good ? "answers" : t->steps[t->n_steps - 1]->text);
     pthread_mutex_unlock(&k->lock);
     return r;

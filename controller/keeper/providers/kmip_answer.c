@@ -212,6 +212,17 @@ static int check_batch(const struct ttlv_item *batch, const struct kmip_ask *ask
     return r < 0 && (good || r != -ENOENT) ? need(r, "the batch item's number", why) : 0;
 }
 
+/* Header and batch item, and nothing behind. */
+static bool has_two(const struct ttlv_item *all)
+{
+    struct sp_bytes rest = all->value;
+    struct ttlv_item item;
+    unsigned count = 0;
+    while (ttlv_next(&rest, &item))
+        count++;
+    return count == 2;
+}
+
 int kmip_answer(struct sp_bytes message, const struct kmip_ask *ask, struct ttlv_item *ret_payload,
                 uint32_t *ret_reason, struct sp_why *why)
 {
@@ -232,6 +243,8 @@ int kmip_answer(struct sp_bytes message, const struct kmip_ask *ask, struct ttlv
         r = check_batch(&batch, ask, status == 0, why);
     if (r < 0)
         return r;
+    if (!has_two(&all))
+        return nonsense(why, "something is behind its batch item");
     if (status == 0)
         return find(&batch, TAG_RESPONSE_PAYLOAD, TTLV_STRUCTURE, "the payload", ret_payload, why);
     if (status != 1) /* pending, undone */

@@ -284,7 +284,12 @@ int kmip_link_ask(struct kmip_link *l, struct sp_bytes request, struct sp_secret
     memcpy(sp_secret_data(answer), header, sizeof(header));
     r = transfer(l, false, sp_secret_data(answer) + sizeof(header), size - sizeof(header), stage,
                  why);
-    if (r == 0)
-        *ret = sp_steal(answer);
-    return r;
+    if (r < 0)
+        return r;
+    if (SSL_pending(l->ssl) > 0)
+        return sp_why_set(why, -EPROTO,
+                          "the server sends more than the answer that was asked for: is it a KMIP "
+                          "server, and nothing else between?");
+    *ret = sp_steal(answer);
+    return 0;
 }

@@ -11,7 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-char tls_ca_file[] = "/tmp/sp-tls-ca.XXXXXX", tls_other_ca[] = "/tmp/sp-tls-other.XXXXXX";
+char tls_ca_file[] = "/tmp/sp-tls-ca.XXXXXX", tls_other_ca[] = "/tmp/sp-tls-other.XXXXXX",
+     tls_key_file[] = "/tmp/sp-tls-key.XXXXXX";
 static EVP_PKEY *key;
 static X509 *certificate;
 
@@ -49,6 +50,14 @@ static void write_certificate(char *path, X509 *x)
     SP_FILE FILE *file = fdopen(fd, "w");
     assert_non_null(file);
     assert_int_equal(PEM_write_X509(file, x), 1);
+}
+
+static void write_key(char *path, EVP_PKEY *of)
+{
+    int fd = mkstemp(path); /* of mode 0600 */
+    SP_FILE FILE *file = fdopen(fd, "w");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_PrivateKey(file, of, NULL, NULL, 0, NULL, NULL), 1);
 }
 
 static void serve_one(struct tls_server *s, int fd)
@@ -106,6 +115,7 @@ void tls_server_setup(void)
     key = EVP_EC_gen("P-256");
     certificate = make_certificate(key);
     write_certificate(tls_ca_file, certificate);
+    write_key(tls_key_file, key);
     EVP_PKEY *other = EVP_EC_gen("P-256");
     X509 *x = make_certificate(other);
     write_certificate(tls_other_ca, x);
@@ -117,6 +127,7 @@ void tls_server_teardown(void)
 {
     unlink(tls_ca_file);
     unlink(tls_other_ca);
+    unlink(tls_key_file);
     X509_free(certificate);
     EVP_PKEY_free(key);
 }

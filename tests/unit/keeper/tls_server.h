@@ -20,9 +20,10 @@ void tls_server_start(struct tls_server *);
 /* After the client has closed what it opened. */
 void tls_server_end(struct tls_server *);
 
-/* Once for a program: makes a certificate for 127.0.0.1, its file and one of somebody else. */
+/* Once for a program: makes a certificate for 127.0.0.1, its file and one of somebody else, and the
+ * file of its key, for clients that need some certificate. */
 void tls_server_setup(void);
 void tls_server_teardown(void);
-extern char tls_ca_file[], tls_other_ca[];
+extern char tls_ca_file[], tls_other_ca[], tls_key_file[];
 
 #endif
