@@ -106,6 +106,7 @@ static const struct cli_command commands[] = {
      "Connection, TLS, log-on, permission and canary, one after the other; the first that fails "
      "is\n"
      "explained. PROVIDER is the name of its section in keeper.conf, see sealpoint-keeper(8).\n"
+     "--make-canary puts a canary there first: random bytes that open nothing (kmip).\n"
      "Exit code 0: all is well. 3: it is not.\n",
      cmd_escrow_test},
     {"kek", "list", "", "What the keystore can be opened with", "", cmd_kek_list},
