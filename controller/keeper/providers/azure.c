@@ -22,7 +22,7 @@
 
 #define TYPE "azure-key-vault"
 
-enum { PAGES_MOST = 400, NAMES_MOST = PROVIDER_ITEMS_MOST, VERSIONS_MOST = 4096 };
+enum { PAGES_MOST = 200, NAMES_MOST = PROVIDER_ITEMS_MOST, VERSIONS_MOST = 4096 };
 
 #define OPTION(name)                                                                               \
     {                                                                                              \

@@ -118,13 +118,15 @@ void azure_call_end(struct azure_call *c)
     free(c->vault);
     free(c->kek_vault);
     sp_secret_free(c->token);
+    rest_link_end(&c->link);
 }
 
 int azure_knock(struct azure_call *c)
 {
     SP_FREE char *url = sp_format("%s/secrets?" AZURE_API, c->vault);
     REST_ANSWER struct rest_answer answer = {0};
-    const struct rest_request q = {.url = url, .ca_file = c->a->ca_file, .until_ms = c->until_ms};
+    const struct rest_request q = {
+        .url = url, .ca_file = c->a->ca_file, .until_ms = c->until_ms, .link = &c->link};
     return url ? rest_ask(&q, &answer, c->stage, c->why) : -ENOMEM;
 }
 
@@ -342,7 +344,8 @@ int azure_ask(struct azure_call *c, enum azure_right right, const char *url,
                                    .ca_file = c->a->ca_file,
                                    .headers = &headers,
                                    .body = body,
-                                   .until_ms = c->until_ms};
+                                   .until_ms = c->until_ms,
+                                   .link = &c->link};
     if (!is_ours(c, url))
         return sp_why_set(c->why, -EPROTO, "the vault sends us to '%.150s', which is not its own",
                           url);

@@ -11,7 +11,7 @@
 #define SEALPOINT_KEEPER_AZURE_CALL_H
 
 #include "controller/keeper/providers/provider.h"
-#include <json-c/json.h>
+#include "controller/keeper/providers/rest.h"
 
 #define AZURE_API "api-version=7.4"
 
@@ -27,6 +27,7 @@ struct azure_call {
     const struct azure *a;
     char *vault, *kek_vault; /* without a slash at the end */
     struct sp_secret *token; /* after azure_log_on() */
+    struct rest_link link;   /* to the vault */
     uint64_t until_ms;
     provider_stage *stage;
     struct sp_why *why;

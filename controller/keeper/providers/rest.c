@@ -128,12 +128,28 @@ static void set_options(CURL *c, const struct rest_request *q, uint64_t left_ms)
     curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE, (long)sp_secret_size(q->body));
 }
 
+void rest_link_end(struct rest_link *l)
+{
+    curl_easy_cleanup(l->curl);
+    l->curl = NULL;
+}
+
+static CURL *take_link(struct rest_link *l)
+{
+    if (l->curl)
+        curl_easy_reset(l->curl);
+    else
+        l->curl = curl_easy_init();
+    return l->curl;
+}
+
 static int perform(const struct rest_request *q, uint64_t left_ms, struct rest_answer *a,
                    uint64_t *ret_pause_ms, provider_stage *stage, struct sp_why *why)
 {
     char said[CURL_ERROR_SIZE] = "";
     curl_off_t seconds = 0;
-    SP_CLEANUP(curl) CURL *c = curl_easy_init();
+    SP_CLEANUP(curl) CURL *own = q->link ? NULL : curl_easy_init();
+    CURL *c = q->link ? take_link(q->link) : own;
     if (!a->bytes)
         a->bytes = sp_secret_new(REST_ANSWER_MOST);
     if (!c || !a->bytes)
@@ -146,6 +162,7 @@ static int perform(const struct rest_request *q, uint64_t left_ms, struct rest_a
     curl_easy_setopt(c, CURLOPT_WRITEDATA, a);
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, said);
     CURLcode code = curl_easy_perform(c);
+    curl_easy_setopt(c, CURLOPT_ERRORBUFFER, NULL);
     if (code != CURLE_OK)
         return failed(code, said, q, a, stage, why);
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &a->status);

@@ -22,12 +22,19 @@ int rest_header(struct rest_headers *, const char *name, const void *value, size
 void rest_headers_free(struct rest_headers *);
 #define REST_HEADERS __attribute__((cleanup(rest_headers_free)))
 
+/* Keeps connections open between questions, which one thread asks. Zeroed at first. */
+struct rest_link {
+    void *curl;
+};
+void rest_link_end(struct rest_link *);
+
 struct rest_request {
     const char *url;
     const char *ca_file; /* NULL, "": the system's CAs */
     const struct rest_headers *headers;
     const struct sp_secret *body; /* POST; NULL: GET. Its headers name what it is */
     uint64_t until_ms;            /* rest_until(); of all questions of a call */
+    struct rest_link *link;       /* NULL: a connection for this question alone */
     bool plain;                   /* http:// is allowed too; else TLS only */
 };
 
