@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "controller/keeper/prover/proof.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "controller/keeper/prover/recognise.h"
@@ -12,6 +13,18 @@ static const struct proof_kind *const kinds[] = {&proof_luks1, &proof_luks2, &pr
 
 /* ---- for the kinds ---- */
 
+/* libcryptsetup's sentences quote the header, where anything can stand. */
+static void make_printable(char *text)
+{
+    for (size_t n; *text; text += n) {
+        n = sp_utf8_printable((const unsigned char *)text);
+        if (!n) {
+            *text = '?';
+            n = 1;
+        }
+    }
+}
+
 static int set_text(char **field, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));
 static int set_text(char **field, const char *format, va_list args)
@@ -19,6 +32,7 @@ static int set_text(char **field, const char *format, va_list args)
     char *text;
     if (vasprintf(&text, format, args) < 0)
         return -ENOMEM;
+    make_printable(text);
     if (*field != protobuf_c_empty_string)
         free(*field);
     *field = text;

@@ -232,6 +232,17 @@ static void damaged_luks1_headers_are_told(void **state)
     q.image = copy_of(good, "cut.img");
     rig_shell("truncate -s 64K '%s'", q.image);
     assert_string_equal(rig_verdict(&q), "HEADER_DAMAGED");
+    /* Names of cipher, mode and hash that are no text: libcryptsetup quotes them. */
+    static const unsigned names[] = {8, 40, 72};
+    for (size_t i = 0; i < SP_COUNT(names); i++) {
+        q.image = copy_of(good, "name.img");
+        rig_shell("printf '\\223\\021' | dd of='%s' bs=1 seek=%u conv=notrunc status=none", q.image,
+                  names[i] + 2);
+        Sp__ProverFinding *f = rig_prove(&q, NULL);
+        assert_int_not_equal(f->verdict, SP__PROOF_VERDICT__PROOF_VERDICT_OPENS);
+        assert_true(f->text[0] != 0);
+        sp__prover_finding__free_unpacked(f, NULL);
+    }
 }
 
 static void an_unbound_slot_opens_nothing(void **state)

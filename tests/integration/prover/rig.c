@@ -85,6 +85,12 @@ void rig_remove_folder(void)
 static const char *keep(char *path)
 {
     assert_non_null(path);
+    for (size_t i = 0; i < kept_count; i++) {
+        if (strcmp(kept[i], path) == 0) {
+            free(path);
+            return kept[i];
+        }
+    }
     assert_true(kept_count < SP_COUNT(kept));
     return kept[kept_count++] = path;
 }
