@@ -217,18 +217,20 @@ static int connect_to(const struct provider *p, struct session *s, provider_stag
 {
     const struct kmip *k = p->settings;
     SP_SECRET struct sp_secret *key = NULL;
-    *s = (struct session){.stage = stage, .why = why};
-    *stage = STAGE(AUTHENTICATION);
-    int r = provider_secret("private key", k->key_file, k->credential, KEY_FILE_MOST, &key, why);
-    if (r < 0)
-        return r;
     const struct kmip_link_options o = {.host = k->host,
                                         .port = (uint16_t)(k->port ? k->port : PORT),
                                         .ca_file = k->ca_file,
                                         .certificate_file = k->certificate_file,
-                                        .key = key,
                                         .timeout_ms = p->timeout_ms};
-    r = kmip_link_open(&o, &s->link, stage, why);
+    *s = (struct session){.stage = stage, .why = why};
+    *stage = STAGE(CONNECTION);
+    int r = kmip_link_open(&o, &s->link, why);
+    if (r < 0)
+        return r;
+    *stage = STAGE(TLS);
+    r = provider_secret("private key", k->key_file, k->credential, KEY_FILE_MOST, &key, why);
+    if (r == 0)
+        r = kmip_link_secure(s->link, &o, key, stage, why);
     if (r == 0)
         r = agree(s);
     if (r == 0)

@@ -137,10 +137,11 @@ static int no_passphrase(char *buffer, int size, int writing, void *self)
     return -1;
 }
 
-static int use_key(struct kmip_link *l, const struct kmip_link_options *o, struct sp_why *why)
+static int use_key(struct kmip_link *l, const struct kmip_link_options *o,
+                   const struct sp_secret *secret, struct sp_why *why)
 {
     SP_CLEANUP(bio)
-    BIO *bio = BIO_new_mem_buf(sp_secret_data(o->key), (int)sp_secret_size(o->key));
+    BIO *bio = BIO_new_mem_buf(sp_secret_data(secret), (int)sp_secret_size(secret));
     SP_CLEANUP(pkey)
     EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
     if (!key)
@@ -153,21 +154,18 @@ static int use_key(struct kmip_link *l, const struct kmip_link_options *o, struc
 }
 
 static int use_certificate(struct kmip_link *l, const struct kmip_link_options *o,
-                           provider_stage *stage, struct sp_why *why)
+                           const struct sp_secret *key, struct sp_why *why)
 {
-    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_AUTHENTICATION;
     if (SSL_CTX_use_certificate_chain_file(l->ctx, o->certificate_file) != 1)
         return sp_why_set(why, -EINVAL,
                           "the keeper cannot read a certificate in PEM form, fit for TLS today, "
                           "from certificate_file %s",
                           o->certificate_file);
-    return use_key(l, o, why);
+    return use_key(l, o, key, why);
 }
 
-static int trust(struct kmip_link *l, const struct kmip_link_options *o, provider_stage *stage,
-                 struct sp_why *why)
+static int trust(struct kmip_link *l, const struct kmip_link_options *o, struct sp_why *why)
 {
-    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_TLS;
     if (!o->ca_file || !*o->ca_file)
         return SSL_CTX_set_default_verify_paths(l->ctx) == 1 ? 0 : -EIO;
     if (SSL_CTX_load_verify_file(l->ctx, o->ca_file) != 1)
@@ -181,17 +179,17 @@ static int trust(struct kmip_link *l, const struct kmip_link_options *o, provide
 
 /* ---- connection ---- */
 
-static int prepare(struct kmip_link *l, const struct kmip_link_options *o, provider_stage *stage,
-                   struct sp_why *why)
+static int prepare(struct kmip_link *l, const struct kmip_link_options *o,
+                   const struct sp_secret *key, struct sp_why *why)
 {
     l->ctx = SSL_CTX_new(TLS_client_method());
     if (!l->ctx || SSL_CTX_set_min_proto_version(l->ctx, TLS1_2_VERSION) != 1)
         return -ENOMEM;
     SSL_CTX_set_options(l->ctx, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_verify(l->ctx, SSL_VERIFY_PEER, NULL);
-    int r = trust(l, o, stage, why);
+    int r = trust(l, o, why);
     if (r == 0)
-        r = use_certificate(l, o, stage, why);
+        r = use_certificate(l, o, key, why);
     if (r < 0)
         return r;
     l->ssl = SSL_new(l->ctx);
@@ -209,7 +207,6 @@ static int shake_hands(struct kmip_link *l, provider_stage *stage, struct sp_why
 {
     unsigned long error;
     int n, r;
-    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_TLS;
     do {
         ERR_clear_error();
         n = SSL_connect(l->ssl);
@@ -218,32 +215,34 @@ static int shake_hands(struct kmip_link *l, provider_stage *stage, struct sp_why
     return r == -ECONNRESET ? no_tls(l, error, stage, why) : r;
 }
 
-int kmip_link_open(const struct kmip_link_options *o, struct kmip_link **ret, provider_stage *stage,
-                   struct sp_why *why)
+int kmip_link_open(const struct kmip_link_options *o, struct kmip_link **ret, struct sp_why *why)
 {
     char port[8];
     KMIP_LINK struct kmip_link *l = calloc(1, sizeof(*l));
     if (!l)
         return -ENOMEM;
-    l->fd = -1;
     l->deadline_ms = sp_clock_monotonic_ms(&sp_clock_system) + o->timeout_ms;
     snprintf(port, sizeof(port), "%u", o->port);
-    ERR_clear_error();
-    int r = prepare(l, o, stage, why);
-    if (r < 0)
-        return r;
-    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_CONNECTION;
     l->fd = tcp_connect(o->host, port, "a KMIP server", l->deadline_ms, why);
     if (l->fd < 0)
         return l->fd;
-    if (SSL_set_fd(l->ssl, l->fd) != 1)
-        return -ENOMEM;
-    r = shake_hands(l, stage, why);
-    if (r < 0)
-        return r;
-    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_AUTHENTICATION;
     *ret = sp_steal(l);
     return 0;
+}
+
+int kmip_link_secure(struct kmip_link *l, const struct kmip_link_options *o,
+                     const struct sp_secret *key, provider_stage *stage, struct sp_why *why)
+{
+    *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_TLS;
+    ERR_clear_error();
+    int r = prepare(l, o, key, why);
+    if (r == 0 && SSL_set_fd(l->ssl, l->fd) != 1)
+        r = -ENOMEM;
+    if (r == 0)
+        r = shake_hands(l, stage, why);
+    if (r == 0)
+        *stage = SP__PROVIDER_STAGE__PROVIDER_STAGE_AUTHENTICATION;
+    return r;
 }
 
 void kmip_link_close(struct kmip_link *l)

@@ -19,12 +19,16 @@ struct kmip_link_options {
     uint16_t port;
     const char *ca_file;          /* NULL or "": the system's CAs */
     const char *certificate_file; /* the client's, and what is between it and the server's CA */
-    const struct sp_secret *key;  /* of the certificate, PEM without a passphrase */
     uint64_t timeout_ms;          /* of everything until close */
 };
 
-int kmip_link_open(const struct kmip_link_options *, struct kmip_link **ret, provider_stage *stage,
-                   struct sp_why *);
+/* Connects; nothing is said yet. */
+int kmip_link_open(const struct kmip_link_options *, struct kmip_link **ret, struct sp_why *);
+/* TLS, with the key of the client's certificate: PEM without a passphrase. What is wrong with files
+ * here is of the stage TLS, since there is none without them; what the server has against the
+ * certificate is of the log-on. */
+int kmip_link_secure(struct kmip_link *, const struct kmip_link_options *,
+                     const struct sp_secret *key, provider_stage *stage, struct sp_why *);
 void kmip_link_close(struct kmip_link *);
 SP_DEFINE_CLEANUP(kmip_link, struct kmip_link *, kmip_link_close)
 #define KMIP_LINK SP_CLEANUP(kmip_link)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
 import escrow  # noqa: E402
 from escrow import (escrow_test, mirrored, nothing_is_left, reasons, restart_keeper, run,  # noqa: E402
                     time_used, unproven, verify)
-from idle import IdleMachine, make_images, volume_id  # noqa: E402
+from idle import IdleMachine, make_images, tool, volume_id  # noqa: E402
 from key_server import KmipServer  # noqa: E402
 from lab import Lab, free_port  # noqa: E402
 
@@ -48,10 +48,10 @@ def everything_that_can_be_wrong(lab, server):
         "expired": ({"who": "expired"}, "log-on", "refuses the client certificate"),
         "bare": ({"who": "bare"}, "log-on", "extended key usage clientAuth"),
         "nouse": ({"who": "nouse"}, "log-on", ""),
-        "nokey": ({"key_file": lab.path / "missing"}, "log-on", "cannot open the private key file"),
-        "openkey": ({"key_file": server.folder / "open.key"}, "log-on", "make its mode 0600"),
-        "wrongkey": ({"key_file": server.key("server")}, "log-on", "is not that of certificate_file"),
-        "nokeyin": ({"certificate_file": server.key("keeper")}, "log-on", "cannot read a certificate"),
+        "nokey": ({"key_file": lab.path / "missing"}, "TLS", "cannot open the private key file"),
+        "openkey": ({"key_file": server.folder / "open.key"}, "TLS", "make its mode 0600"),
+        "wrongkey": ({"key_file": server.key("server")}, "TLS", "is not that of certificate_file"),
+        "nokeyin": ({"certificate_file": server.key("keeper")}, "TLS", "cannot read a certificate"),
         "blind": ({"who": "other"}, "permission", "is not shown"),
         "nocanary": ({"canary": None}, "permission", "set canary to the Name"),
         "early": ({"canary": "canary-early"}, "canary", f"object {state['early']} is Pre-Active: activate it"),
@@ -97,14 +97,28 @@ def answers_are_kept_apart(lab, server, volume, secret):
     return point, object_id
 
 
-def a_key_of_the_server_is_mirrored(lab, server, point, object_id):
-    if LONG:
-        restart_keeper(lab, section(server, "hsm", value="lab/{machine}/{uuid}", mirror="no"))
-    server.do(["activate", object_id])
-    if LONG:
+def other_objects_are_other_keys(lab, server, point, volume, image, key_file):
+    """The same volume by its volume key, a Symmetric Key, and by the key file as an Opaque Object."""
+    dumped = lab.path / "volume-key"
+    tool("cryptsetup", "-q", "luksDump", "--dump-volume-key", "--volume-key-file", dumped, "--key-file", key_file, image)
+    objects = {"key": (dumped.read_bytes(), "SECRET_TYPE_VOLUME_KEY"),
+               "opaque": (key_file.read_bytes(), "SECRET_TYPE_KEY_FILE")}
+    dumped.unlink()
+    for kind, (key, secret_type) in objects.items():
+        object_id = server.do(["register", kind, f"{kind} {volume}", key.hex()])[0]
+        if kind == "key":
+            server.do(["activate", object_id])
+        restart_keeper(lab, section(server, kind, value=f"{kind} {{volume}}", mirror="no"))
         mercy = verify(lab, point)
         assert mercy["state"] == "POINT_STATE_UNPROVEN" and "REASON_ESCROW_NOT_PINNABLE" in reasons(mercy), mercy
-        assert "at the provider's mercy" in run(lab, "key", "list")[1]
+        record = [k for k in lab.cli("key", "list")["records"] if k["provider"] == kind][0]
+        assert record["secret_type"] == secret_type and record["version"] == object_id, record
+        print(f"{kind}: opens as {secret_type}", flush=True)
+
+
+def a_key_of_the_server_is_mirrored(lab, server, point, object_id):
+    server.do(["activate", object_id])
+    if LONG:
         restart_keeper(lab, section(server, "hsm", value="lab/{machine}/{uuid}"))
     good = verify(lab, point)
     assert good["state"] == "POINT_STATE_VALID", good
@@ -140,6 +154,8 @@ def main():
                 lab.cli("machine", "set-source", "idle1", "--qmp", machine.qmp_source, "--vault", "main")
                 point, object_id = answers_are_kept_apart(lab, server, volume, secret)
             time_used("answers")
+            if LONG:
+                other_objects_are_other_keys(lab, server, point, volume, images["luks2"], keys["luks2"])
             a_key_of_the_server_is_mirrored(lab, server, point, object_id)
             the_object_may_go(lab, server, point, object_id)
             time_used("mirror")

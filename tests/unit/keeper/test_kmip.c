@@ -424,6 +424,16 @@ static void test_every_kind_of_object_is_a_kind_of_key(void **state)
         assert_int_equal(r, cases[i].bitlocker ? 0 : -EPROTO);
         if (r == 0)
             assert_int_equal(other.items[0].secret_type, cases[i].bitlocker);
+        /* A kept point's object is known by the record. */
+        PROVIDER_ITEMS struct provider_items own = {0};
+        Sp__EscrowRecord record = SP__ESCROW_RECORD__INIT;
+        record.version = (char[]){"17"};
+        record.secret_type = cases[i].luks;
+        const struct provider *p = providers_find(all, "hsm");
+        assert_int_equal(p->type->recall(p, &record, &own), 0);
+        assert_int_equal(own.count, 1);
+        assert_string_equal(own.items[0].locator, "17");
+        assert_int_equal(own.items[0].secret_type, cases[i].luks);
         assert_int_equal(fetch(&secret, &why), 0);
         assert_int_equal(sp_secret_size(secret), strlen(KEY));
         assert_memory_equal(sp_secret_data(secret), KEY, strlen(KEY));
