@@ -19,15 +19,14 @@ enum {
 
 /* ---- ids ---- */
 
-/* Behind the vault's URL, or NULL: another host, another port, another scheme. */
-static const char *behind(const char *vault, const char *text)
+const char *azure_behind(const char *vault, const char *url)
 {
     size_t size = strlen(vault);
-    if (strncasecmp(text, vault, size) != 0)
+    if (strncasecmp(url, vault, size) != 0)
         return NULL;
-    if (strncmp(text + size, ":443/", 5) == 0 && !strchr(vault + strlen("https://"), ':'))
+    if (strncmp(url + size, ":443/", 5) == 0 && !strchr(vault + strlen("https://"), ':'))
         size += 4;
-    return text[size] == '/' ? text + size + 1 : NULL;
+    return url[size] == '/' ? url + size + 1 : NULL;
 }
 
 static const char *take_part(const char *text, const char *end, char *out, size_t room)
@@ -42,7 +41,7 @@ static const char *take_part(const char *text, const char *end, char *out, size_
 
 bool azure_id_parse(const char *vault, const char *kind, const char *text, struct azure_id *out)
 {
-    const char *at = text ? behind(vault, text) : NULL;
+    const char *at = text ? azure_behind(vault, text) : NULL;
     size_t size = strlen(kind);
     struct azure_id id = {.name = ""};
     if (!at || strncmp(at, kind, size) != 0 || at[size] != '/')

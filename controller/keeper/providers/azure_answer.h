@@ -28,8 +28,10 @@ enum {
     AZURE_TOKEN_MOST = 16384
 };
 
-/* "<vault>/<kind>/<name>[/<version>]" of exactly this vault ("https://host[:port]"); the port 443
- * may be named or not. `version` is "" when there is none. */
+/* What is behind the vault's origin ("https://host[:port]") in a URL of it, else NULL. Key Vault
+ * itself writes the port 443 into some URLs (nextLink) and not into others. */
+const char *azure_behind(const char *vault, const char *url);
+/* "<vault>/<kind>/<name>[/<version>]" of exactly this vault. `version` is "" when there is none. */
 struct azure_id {
     char name[AZURE_NAME_BYTES], version[AZURE_VERSION_BYTES];
 };

@@ -5,7 +5,6 @@
 #include "controller/keeper/providers/azure_answer.h"
 #include "controller/keeper/providers/rest.h"
 #include <string.h>
-#include <strings.h>
 
 #define STAGE(x) SP__PROVIDER_STAGE__PROVIDER_STAGE_##x
 
@@ -313,13 +312,7 @@ static int refused(struct azure_call *c, enum azure_right right, long status, js
 /* The token is for these two alone, whatever a tag or a nextLink says. */
 static bool is_ours(const struct azure_call *c, const char *url)
 {
-    const char *const vaults[] = {c->vault, c->kek_vault};
-    for (size_t i = 0; i < SP_COUNT(vaults); i++) {
-        size_t size = strlen(vaults[i]);
-        if (strncasecmp(url, vaults[i], size) == 0 && url[size] == '/')
-            return true;
-    }
-    return false;
+    return azure_behind(c->vault, url) || azure_behind(c->kek_vault, url);
 }
 
 static int add_token(const struct azure_call *c, struct rest_headers *out)

@@ -7,7 +7,7 @@
 #include "tls_server.h"
 
 #include "base/file.h"
-#include "controller/keeper/providers/provider.h"
+#include "controller/keeper/providers/azure_answer.h"
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -604,6 +604,60 @@ static void test_lies_about_unwrapping(void **state)
     assert_non_null(strstr(why.text, "length of no RSA key"));
 }
 
+static void test_keks_of_another_vault_only_where_it_is_configured(void **state)
+{
+    const struct provider *p = providers_find(all, "main");
+    PROVIDER_ITEMS struct provider_items items = {0};
+    SP_SECRET struct sp_secret *key = NULL;
+    struct sp_why why = {""};
+    provider_stage stage = 0;
+    SP_FREE char *there = sp_format("https://127.0.0.1:%d", foreign.port);
+    SP_FREE char *tags = sp_format("\"DiskEncryptionKeyEncryptionKeyURL\":\"%s/keys/kek/" K1 "\","
+                                   "\"DiskEncryptionKeyFileName\":\"" FILE_OF "\"",
+                                   there);
+    SP_FREE char *bundle = sp_format("{\"id\":\"@/secrets/bek1/" V2 "\",\"value\":\"%s\","
+                                     "\"contentType\":\"Wrapped BEK\",\"tags\":{%s}}",
+                                     wrapped_value, tags);
+    SP_FREE char *locator = sp_format("@/secrets/bek1/" V2 " %s/keys/kek/" K1 " RSA-OAEP", there);
+    SP_FREE char *where = fill_in(locator);
+    const struct page now[] = {{SECRET, 200, bundle, NULL}, {NULL, 0, NULL, NULL}};
+    (void)state;
+    assert_int_equal(fetch(locator, FILES, now, &key, &why), -EPROTO); /* asks nobody there */
+    set("kek_url", there);
+    assert_int_equal(provider_items_add(&items, where, V2, "", FILES), 0);
+    assert_int_equal(p->type->fetch(p, &items.items[0], &key, &stage, &why), -EPROTO);
+    assert_non_null(strstr(why.text, "answers")); /* with nonsense, but it was asked */
+    assert_int_equal(foreign_count, 1);
+}
+
+static void test_whose_url_it_is(void **state)
+{
+    static const struct {
+        const char *url, *behind;
+    } cases[] = {
+        {"https://lab.vault.azure.net/secrets/a", "secrets/a"},
+        {"https://lab.vault.azure.net:443/secrets?x", "secrets?x"}, /* as in nextLink */
+        {"https://LAB.Vault.azure.net/keys/a", "keys/a"},
+        {"https://lab.vault.azure.net", NULL},
+        {"https://lab.vault.azure.net:444/secrets/a", NULL},
+        {"https://lab.vault.azure.net:443@evil.example/secrets/a", NULL},
+        {"https://lab.vault.azure.net@evil.example/secrets/a", NULL},
+        {"https://lab.vault.azure.net.evil.example/secrets/a", NULL},
+        {"http://lab.vault.azure.net/secrets/a", NULL},
+        {"//lab.vault.azure.net/secrets/a", NULL},
+        {"", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < SP_COUNT(cases); i++) {
+        const char *behind = azure_behind("https://lab.vault.azure.net", cases[i].url);
+        if (!cases[i].behind)
+            assert_null(behind);
+        else
+            assert_string_equal(behind ? behind : "", cases[i].behind);
+    }
+    assert_null(azure_behind("https://127.0.0.1:8443", "https://127.0.0.1:8443:443/secrets/a"));
+}
+
 /* ---- the canary, the configuration ---- */
 
 static int canary(const struct page *now, provider_stage *stage, struct sp_why *why)
@@ -756,6 +810,8 @@ int main(void)
         TEST(test_lies_about_a_secret),
         TEST(test_absent_secret_or_one_to_be_recovered),
         TEST(test_lies_about_unwrapping),
+        TEST(test_keks_of_another_vault_only_where_it_is_configured),
+        cmocka_unit_test(test_whose_url_it_is),
         TEST(test_canary_walks_to_what_fails),
         TEST(test_half_a_section_is_refused),
     };
