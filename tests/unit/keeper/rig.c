@@ -635,6 +635,7 @@ Sp__ProofStatement *prove(struct rig *r, struct proof_options o, Sp__Signed **re
         protector.id = (char *)(uintptr_t)(o.protector ? o.protector : "");
         protector.type = o.only;
         protector.usable = true;
+        protector.kdf_memory_kib = o.kdf_memory_kib;
         header.protectors = protectors;
         header.n_protectors = 1;
     }

@@ -154,6 +154,7 @@ struct proof_options {
     const char *machine_name; /* as the controller says it */
     Sp__ProtectorType only;   /* the header's only protector; 0: not known */
     const char *protector;    /* its id */
+    uint64_t kdf_memory_kib;  /* what it takes */
     bool suspended;
 };
 Sp__ProofStatement *prove(struct rig *, struct proof_options, Sp__Signed **ret_signed);
