@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A real KMIP server (PyKMIP) on loopback, with a CA and client certificates of its own.
 
-PyKMIP 0.10 wants TLS 1.2 with RSA, and clientAuth among the uses of a client's certificate. Who registered an object,
+PyKMIP 0.10 wants TLS 1.2, RSA for the server, and clientAuth among the uses of a client's certificate. Who registered an object,
 by the certificate's CN, owns it: others are not shown it. It hands out deactivated and compromised keys."""
 import json
 import os
@@ -20,6 +20,7 @@ class KmipServer:
         self.folder.mkdir(parents=True)
         self.port = port
         self.process = None
+        self.clients = {}
 
     def _openssl(self, *words):
         done = subprocess.run(["openssl", *(str(w) for w in words)], stdin=subprocess.DEVNULL,
@@ -35,8 +36,9 @@ class KmipServer:
         """For a client or server whose CN is `name`."""
         request, more = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         more.write_text("".join(f"{e}\n" for e in extensions))
-        self._openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout",
-                      self.key(name), "-out", request)
+        self._openssl("req", "-new", "-newkey", "rsa:2048" if name == "server" else "ec", "-pkeyopt",
+                      "rsa_keygen_bits:2048" if name == "server" else "ec_paramgen_curve:P-256", "-nodes", "-subj",
+                      f"/CN={name}", "-keyout", self.key(name), "-out", request)
         self._openssl("x509", "-req", "-in", request, "-CA", self.certificate(ca), "-CAkey", self.key(ca),
                       "-CAcreateserial", "-days", days, "-extfile", more, "-out", self.certificate(name))
         self.key(name).chmod(0o600)
@@ -78,6 +80,9 @@ class KmipServer:
 
     def stop(self):
         """At once: asked to end it waits ten seconds for a client, and has processes of its own."""
+        for c in self.clients.values():
+            c.communicate()  # the end of its input is its own
+        self.clients = {}
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -85,10 +90,15 @@ class KmipServer:
 
     def do(self, *commands, who="keeper"):
         """See key_server_fill.py; who: the client whose certificate is shown."""
-        asked = {"hostname": "127.0.0.1", "port": self.port, "cert": str(self.certificate(who)),
-                 "key": str(self.key(who)), "ca": str(self.certificate("ca")), "commands": commands}
-        done = subprocess.run(["/usr/bin/python3", FILL], input=json.dumps(asked), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-3000:])
-        return json.loads(done.stdout)
+        c = self.clients.get(who)
+        if c is None:  # it takes a second to begin
+            with open(self.folder / f"{who}.log", "ab") as log:
+                c = self.clients[who] = subprocess.Popen(
+                    ["/usr/bin/python3", FILL, "127.0.0.1", str(self.port), self.certificate(who), self.key(who),
+                     self.certificate("ca")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        c.stdin.write(json.dumps(commands) + "\n")
+        c.stdin.flush()
+        answer = c.stdout.readline()
+        if not answer:
+            raise RuntimeError((self.folder / f"{who}.log").read_text()[-3000:])
+        return json.loads(answer)

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes what a KMIP server holds, with PyKMIP's client. Standard input: {"hostname", "port", "cert", "key", "ca",
-"commands": […]}; standard output: what each command gave, JSON.
+"""Changes what a KMIP server holds, with PyKMIP's client. Arguments: host, port, and the files of certificate, key and
+CA. Standard input: a list of commands in each line; standard output: what each command of a line gave. JSON.
 
     ["register", "secret"|"key"|"opaque", NAME, HEX]   the unique identifier
     ["activate", ID]    ["deactivate", ID]    ["compromise", ID]    ["destroy", ID]
@@ -31,7 +31,8 @@ def do(server, command, *words):
     return {"activate": server.activate, "destroy": server.destroy}[command](words[0])
 
 
-asked = json.load(sys.stdin)
-commands = asked.pop("commands")
-with client.ProxyKmipClient(ssl_version="PROTOCOL_TLSv1_2", config_file="/dev/null", **asked) as s:
-    print(json.dumps([do(s, *c) for c in commands]))
+host, port, certificate, key, ca = sys.argv[1:]
+server = client.ProxyKmipClient(host, int(port), certificate, key, ca, "PROTOCOL_TLSv1_2", config_file="/dev/null")
+for line in sys.stdin:
+    with server:
+        print(json.dumps([do(server, *c) for c in json.loads(line)]), flush=True)
