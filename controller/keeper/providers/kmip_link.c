@@ -98,9 +98,8 @@ static int wait_for(struct kmip_link *l, int n, unsigned long *ret_error, struct
     return ready < 0 && errno != EINTR ? -errno : 0;
 }
 
-static int lost(struct kmip_link *l, unsigned long error, provider_stage *stage, struct sp_why *why)
+static int lost(unsigned long error, provider_stage *stage, struct sp_why *why)
 {
-    (void)l;
     if (is_refusal(ERR_GET_REASON(error))) /* with TLS 1.3 it is told after the handshake */
         return refused(error, stage, why);
     return sp_why_set(why, -ECONNRESET,
@@ -123,7 +122,7 @@ static int transfer(struct kmip_link *l, bool out, uint8_t *data, size_t size,
             continue;
         int r = wait_for(l, n, &error, why);
         if (r < 0)
-            return r == -ECONNRESET ? lost(l, error, stage, why) : r;
+            return r == -ECONNRESET ? lost(error, stage, why) : r;
     }
     return 0;
 }

@@ -631,6 +631,9 @@ static void test_walk_ends_at_what_fails(void **state)
     request.test_provider = &ask;
     ask.name = (char[]){"other"};
     rig_refused(r, &request, ENOENT, "no provider 'other'");
+    ask.name = (char[]){"corp"};
+    ask.make_canary = true; /* its type cannot */
+    rig_refused(r, &request, EOPNOTSUPP, "is made there");
 }
 
 static void test_list_says_what_is_configured(void **state)
