@@ -3,7 +3,8 @@
  * key enrol: escrow keyslots, of one volume or of the whole fleet. */
 #include "controller/cli/cli.h"
 
-#include <errno.h>
+#include <json-c/json.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The controller waits four minutes for a guest that unlocks a dear keyslot. */
@@ -13,7 +14,8 @@ struct enrolling {
     struct cli *cli;
     const char *why;
     bool dry_run, all;
-    struct cli_table *table; /* NULL: JSON, a line for each volume */
+    struct cli_table *table;
+    struct json_object *list; /* of --all with JSON; NULL: one volume, one object */
     unsigned failed;
 };
 
@@ -44,6 +46,8 @@ static int enrol_one(struct enrolling *e, const Sp__Machine *m, const Sp__Volume
     if (r != CLI_OK)
         return r;
     e->failed += !is_good(answer->outcome);
+    if (e->list)
+        return json_object_array_add(e->list, cli_json(&answer->base)) < 0 ? CLI_ERROR : CLI_OK;
     if (!e->table)
         return cli_print_json(&answer->base);
     cli_enum_text(&sp__keyslot_outcome__descriptor, (int)answer->outcome, "KEYSLOT_OUTCOME_",
@@ -120,8 +124,16 @@ int cmd_key_enrol(struct cli *cli, const struct cli_command *c, int argc, char *
         if (!e.table)
             return cli_fail(CLI_ERROR, "out of memory");
     }
+    struct json_object *volumes = cli->json && e.all ? json_object_new_object() : NULL;
+    if (volumes) {
+        e.list = json_object_new_array();
+        json_object_object_add(volumes, "volumes", e.list);
+    }
     cli->deadline_ms = ENROL_DEADLINE_MS;
     int r = e.all ? enrol_all(&e) : enrol_named(&e, argv[0], argv[1]);
+    if (volumes)
+        puts(json_object_to_json_string_ext(volumes, JSON_C_TO_STRING_PRETTY));
+    json_object_put(volumes);
     int shown = e.table ? cli_table_print(e.table, "no encrypted volumes") : CLI_OK;
     if (r == CLI_OK)
         r = shown;
