@@ -315,7 +315,7 @@ static int warn_of_ends(struct keeper *k, Sp__KeeperStatusResponse *s)
     while (r == 0 && (r = store_step(stmt)) == 1) {
         all = store_int(stmt, 4);
         shown++;
-        snprintf(text, sizeof(text), "key %s at %s, which %lld kept points rest on: %.400s",
+        snprintf(text, sizeof(text), "key %s at %s (kept points that rest on it: %lld): %.400s",
                  store_text(stmt, 0), store_text(stmt, 1), (long long)store_int(stmt, 3),
                  store_text(stmt, 2));
         r = add_text(&s->warnings, &s->n_warnings, text);

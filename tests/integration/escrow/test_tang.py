@@ -237,7 +237,7 @@ def it_is_warned_of(lab, point):
     listed, status = run(lab, "key", "list")[1], run(lab, "status")[1]
     assert listed.count("soon removed") == 1, listed  # two of three are enough for the other
     warning = [line for line in status.splitlines() if "rotated its key" in line]
-    assert len(warning) == 1 and "1 kept points rest on" in warning[0], status
+    assert len(warning) == 1 and "rest on it: 1)" in warning[0], status
     record = warning[0].split("key ")[1].split()[0]
     assert "rotated its key" in run(lab, "key", "show", record)[1]
     assert "rotated its key" in run(lab, "point", "show", point)[1]
