@@ -27,6 +27,25 @@ static int bad(struct parsing *p, const char *what)
 
 /* ---- addresses ---- */
 
+/* HOST[:PORT], of `size` bytes; an IPv6 address stands in brackets. */
+static bool is_origin(const char *host, size_t size)
+{
+    static const char digits[] = "0123456789";
+    static const char names[] = "abcdefghijklmnopqrstuvwxyz0123456789.-_";
+    size_t name;
+    if (*host == '[') {
+        name = 1 + strspn(host + 1, "0123456789abcdef:.");
+        if (name == 1 || host[name++] != ']')
+            return false;
+    } else {
+        name = strspn(host, names);
+    }
+    if (name == 0 || name == size)
+        return name > 0;
+    size_t port = host[name] == ':' ? strspn(host + name + 1, digits) : 0;
+    return port > 0 && port < 6 && name + 1 + port == size;
+}
+
 int clevis_url(const char *text, char out[CLEVIS_URL_BYTES])
 {
     const char *scheme = strstr(text, "://") ? "" : "http://";
@@ -41,7 +60,7 @@ int clevis_url(const char *text, char out[CLEVIS_URL_BYTES])
     for (char *c = all; c < host || (*c && *c != '/'); c++)
         *c = (char)tolower((unsigned char)*c);
     const bool tls = strncmp(all, "https://", 8) == 0;
-    if ((!tls && strncmp(all, "http://", 7) != 0) || !*host || *host == '/')
+    if ((!tls && strncmp(all, "http://", 7) != 0) || !is_origin(host, strcspn(host, "/")))
         return -EINVAL;
     for (size_t end = strlen(all); end > 0 && all[end - 1] == '/';)
         all[--end] = 0;

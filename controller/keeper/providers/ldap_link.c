@@ -212,25 +212,29 @@ static bool set(LDAP *ld, int option, const void *value)
     return ldap_set_option(ld, option, value) == LDAP_OPT_SUCCESS;
 }
 
+static bool set_bounds(LDAP *ld)
+{
+    const int version = LDAP_VERSION3;
+    ber_len_t most = ANSWER_MOST;
+    Sockbuf *sockbuf = NULL;
+    return set(ld, LDAP_OPT_PROTOCOL_VERSION, &version) &&
+           set(ld, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) && set(ld, LDAP_OPT_RESTART, LDAP_OPT_ON) &&
+           ldap_get_option(ld, LDAP_OPT_SOCKBUF, &sockbuf) == LDAP_OPT_SUCCESS &&
+           ber_sockbuf_ctrl(sockbuf, LBER_SB_OPT_SET_MAX_INCOMING, &most) >= 0;
+}
+
 /* Everything by the handle: nothing of ldap.conf or the environment counts (ad.c, LDAPNOINIT). */
 static int set_options(struct ldap_link *l, const char *ca_file, struct sp_why *why)
 {
-    const int version = LDAP_VERSION3, demand = LDAP_OPT_X_TLS_DEMAND, client = 0;
+    const int demand = LDAP_OPT_X_TLS_DEMAND, client = 0;
     const int least = LDAP_OPT_X_TLS_PROTOCOL_TLS1_2;
-    ber_len_t most = ANSWER_MOST;
-    Sockbuf *sockbuf = NULL;
     if (!ca_file || !*ca_file)
         ca_file = system_cas;
     if (access(ca_file, R_OK) < 0)
         return sp_why_set(why, -errno, "the keeper cannot read ca_file %s", ca_file);
-    if (!set(l->ld, LDAP_OPT_PROTOCOL_VERSION, &version) ||
-        !set(l->ld, LDAP_OPT_REFERRALS, LDAP_OPT_OFF) ||
-        !set(l->ld, LDAP_OPT_RESTART, LDAP_OPT_ON) ||
-        !set(l->ld, LDAP_OPT_X_TLS_CACERTFILE, ca_file) ||
+    if (!set_bounds(l->ld) || !set(l->ld, LDAP_OPT_X_TLS_CACERTFILE, ca_file) ||
         !set(l->ld, LDAP_OPT_X_TLS_REQUIRE_CERT, &demand) ||
-        !set(l->ld, LDAP_OPT_X_TLS_PROTOCOL_MIN, &least) ||
-        ldap_get_option(l->ld, LDAP_OPT_SOCKBUF, &sockbuf) != LDAP_OPT_SUCCESS ||
-        ber_sockbuf_ctrl(sockbuf, LBER_SB_OPT_SET_MAX_INCOMING, &most) < 0)
+        !set(l->ld, LDAP_OPT_X_TLS_PROTOCOL_MIN, &least))
         return sp_why_set(why, -EIO, "libldap does not take its options");
     if (!set(l->ld, LDAP_OPT_X_TLS_NEWCTX, &client))
         return sp_why_set(why, -EINVAL, "ca_file %s holds no certificates in PEM form", ca_file);
