@@ -75,7 +75,7 @@ struct job {
     Sp__KeeperResponse *look;
 };
 
-static void look(struct job *j)
+static void look(struct job *j, Sp__VolumeKind kind)
 {
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__LookRequest ask = SP__LOOK_REQUEST__INIT;
@@ -95,7 +95,7 @@ static void look(struct job *j)
     j->look = reading(&request);
     assert_int_equal(j->look->look->n_volumes, 1);
     j->volume = j->look->look->volumes[0];
-    assert_int_equal(j->volume->kind, SP__VOLUME_KIND__VOLUME_KIND_LUKS1);
+    assert_int_equal(j->volume->kind, kind);
     assert_int_equal(j->volume->header->fingerprint.len, 32);
 }
 
@@ -137,7 +137,9 @@ static Sp__KeeperResponse *status(void)
     return rig_call(rig, &request);
 }
 
-static Sp__Signed *seal(struct job *j, Sp__Signed *proof, const Sp__KeeperResponse *copy)
+/* refused: what the text of the refusal holds; NULL: it must be sealed. */
+static Sp__Signed *seal(struct job *j, Sp__Signed *proof, const Sp__KeeperResponse *copy,
+                        const char *refused)
 {
     Sp__KeeperRequest request = SP__KEEPER_REQUEST__INIT;
     Sp__SealRequest ask = SP__SEAL_REQUEST__INIT;
@@ -168,6 +170,10 @@ static Sp__Signed *seal(struct job *j, Sp__Signed *proof, const Sp__KeeperRespon
     ask.manifest.data = packed;
     request.kind_case = SP__KEEPER_REQUEST__KIND_SEAL;
     request.seal = &ask;
+    if (refused) {
+        rig_refused(rig, &request, ESTALE, refused);
+        return NULL;
+    }
     ANSWER a = rig_call(rig, &request);
     assert_int_equal(sp_signed_verify(a->seal->manifest, SP_SIGN_MANIFEST, rig->sealing), 0);
     return (Sp__Signed *)sp_message_copy(&a->seal->manifest->base);
@@ -236,7 +242,7 @@ static void test_the_whole_job(void **state)
     Sp__Signed *proof = NULL;
     (void)state;
 
-    look(&j);
+    look(&j, SP__VOLUME_KIND__VOLUME_KIND_LUKS1);
     Sp__ProofStatement *s = prove_volume(&j, true, NULL);
     assert_int_equal(s->verdict, V(NO_RECORD));
     sp__proof_statement__free_unpacked(s, NULL);
@@ -260,7 +266,7 @@ static void test_the_whole_job(void **state)
     sp__proof_statement__free_unpacked(s, NULL);
 
     ANSWER copy = copy_keystore();
-    Sp__Signed *sealed = seal(&j, proof, copy);
+    Sp__Signed *sealed = seal(&j, proof, copy, NULL);
     release(sealed, j.volume->volume_id);
     assert_true(audit_has(rig, "key.release", POINT));
 
@@ -282,7 +288,7 @@ static void test_an_overwritten_payload_is_found(void **state)
     uint8_t noise[4096];
     (void)state;
 
-    look(&j);
+    look(&j, SP__VOLUME_KIND__VOLUME_KIND_LUKS1);
     Sp__ProofStatement *s = prove_volume(&j, true, NULL);
     assert_int_equal(s->verdict, V(OPENS));
     sp__proof_statement__free_unpacked(s, NULL);
@@ -298,11 +304,54 @@ static void test_an_overwritten_payload_is_found(void **state)
     answer_free(j.look);
 }
 
+/* Microsoft's clear key: the data open with what lies in the header. That is proved, and it is no
+ * protection: such a point is not valid by itself. */
+static void test_a_clear_key_is_proved_and_named(void **state)
+{
+    struct job j = {0};
+    Sp__Signed *proof = NULL;
+    const char *corpus = getenv("SEALPOINT_CORPUS"), *source = getenv("SEALPOINT_SOURCE");
+    const int other_fd = image_fd;
+    const uint64_t other_bytes = image_bytes;
+    char path[120];
+    (void)state;
+
+    SP_FREE char *packed =
+        corpus ? sp_format("%s/bitlk-aes-xts-128-clearkey-only.img.xz", corpus)
+               : sp_format("%s/../shared/corpus/bitlk-aes-xts-128-clearkey-only.img.xz",
+                           source ? source : ".");
+    if (access(packed, R_OK) != 0)
+        skip();
+    snprintf(path, sizeof(path), "%s-clear", rig->folder);
+    shell("xz -dc '%s' > %s", packed, path);
+    image_fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(image_fd >= 0);
+    image_bytes = (uint64_t)lseek(image_fd, 0, SEEK_END);
+    unlink(path);
+
+    look(&j, SP__VOLUME_KIND__VOLUME_KIND_BITLOCKER);
+    assert_true(j.volume->header->protection_suspended);
+    Sp__ProofStatement *s = prove_volume(&j, true, &proof);
+    assert_int_equal(s->verdict, V(OPENS));
+    assert_null(s->record);
+    assert_string_equal(s->content->type, "ntfs");
+    sp__proof_statement__free_unpacked(s, NULL);
+    ANSWER copy = copy_keystore();
+    assert_null(seal(&j, proof, copy, "no proof opens the volume bitlocker:"));
+
+    sp__signed__free_unpacked(proof, NULL);
+    answer_free(j.look);
+    close(image_fd);
+    image_fd = other_fd;
+    image_bytes = other_bytes;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_whole_job),
         cmocka_unit_test(test_an_overwritten_payload_is_found),
+        cmocka_unit_test(test_a_clear_key_is_proved_and_named),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
