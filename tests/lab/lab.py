@@ -65,15 +65,18 @@ def guest_kernel(agent=None):
     build = pathlib.Path(os.environ.get("SEALPOINT_BUILD") or SOURCE / "build")
     # A release build of the agent boots faster and fits in less memory than one with sanitizers.
     agent = pathlib.Path(agent or os.environ.get("SEALPOINT_GUEST_AGENT") or binary("sealpoint-agent"))
+    helper = agent.parent / "sealpoint-enrol-volume"
+    helper = helper if helper.exists() else binary("sealpoint-enrol-volume")
     out = build / "guest"
     stamp, parts = out / "stamp", sorted((SOURCE / "packaging/guest").iterdir())
-    now = repr([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in [agent, *parts]])
+    now = repr([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in [agent, helper, *parts]])
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "lock", "w") as lock:
         import fcntl
         fcntl.flock(lock, fcntl.LOCK_EX)  # several tests may start at the same time
         if not stamp.exists() or stamp.read_text() != now:
-            subprocess.run([SOURCE / "packaging/guest/build", "--agent", agent, "--out", out], check=True)
+            subprocess.run([SOURCE / "packaging/guest/build", "--agent", agent, "--out", out,
+                            "--add", f"{helper}=/usr/libexec/sealpoint/sealpoint-enrol-volume"], check=True)
             stamp.write_text(now)
     return out
 
@@ -289,7 +292,7 @@ class Lab:
         """Enrols the agent in the guest; its state is lost when the guest powers off."""
         g.put("/run/token", token or self.token(g.name), 0o600)
         g.put("/etc/sealpoint/agent.conf",
-              f"[agent]\ncontroller = {g.controller}\nname = {g.name}\n", 0o644)
+              f"[agent]\ncontroller = {g.controller}\nname = {g.name}\n[escrow]\nenrol = on\n", 0o644)
         g.run("mkdir -p -m 700 /var/lib/sealpoint-agent /run/sealpoint-agent")
         return g.run(f"sealpoint-agent enrol --controller {g.controller} --token-file /run/token "
                      f"--ca-fingerprint {self.ca_fingerprint}; s=$?; rm -f /run/token; exit $s")

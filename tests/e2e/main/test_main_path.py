@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The main job, whole: five disks, a writer running, a valid point of grade filesystem; then a second guest
-from the restored disks, unlocked with keys released from escrow, whose files are those of the freeze."""
+from the restored disks, unlocked with keys released from escrow, whose files are those of the freeze. One volume gets
+a recovery key of its own first (crypttab's key file opens it), and that is the key which is proved and released."""
 import pathlib
 import sys
 
@@ -42,6 +43,39 @@ def backup_with_checksums(lab, g):
     raise AssertionError("no freeze was held for as long as the checksums took")
 
 
+def enrol_keyslot(lab, g, volume):
+    """The record of the new keyslot; it is pending."""
+    g.put("/etc/crypttab", f"luks2 UUID={volume.removeprefix('luks:')} /run/keys/luks2.key luks\n", 0o600)
+    said = lab.cli("key", "enrol", "web1", "luks2", "--why", "end to end")
+    assert said["outcome"] == "KEYSLOT_OUTCOME_ENROLLED", said
+    assert said["record"]["state"] == "RECORD_STATE_PENDING", said
+    return said["record"]["record_id"]
+
+
+def memory_of(pid):
+    """Every readable byte of a process."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, rights = line.split()[:2]
+            first, last = (int(x, 16) for x in span.split("-"))
+            if rights[0] != "r" or last - first > 1 << 31 or "[v" in line:
+                continue
+            try:
+                memory.seek(first)
+                yield memory.read(last - first) or b""
+            except OSError:
+                pass
+
+
+def never_seen(lab, key):
+    """The key is nowhere in the controller: not in its memory, its log, its catalog; nor in the keeper's log."""
+    forms = [key, key.hex().encode()]
+    files = [p for p in (*lab.state.rglob("*"), *lab.path.glob("*.log")) if p.is_file()]
+    for where, data in [*((p, p.read_bytes()) for p in files),
+                        *(("memory", part) for part in memory_of(lab.controller.pid()))]:
+        assert not any(form in data for form in forms), where
+
+
 def main():
     with Lab() as lab:
         lab.up()
@@ -51,6 +85,7 @@ def main():
         print(f"agent: {rss / 1e6:.1f} MB RSS", flush=True)
         assert rss <= 20_000_000, f"the agent takes {rss} bytes"
         ids = scene.import_keys(lab, "web1")
+        keyslot = enrol_keyslot(lab, g, ids["luks2"])
         scene.writer_start(g)
         job, sums, counts = backup_with_checksums(lab, g)
         assert one_point_in_time(counts), counts
@@ -66,6 +101,10 @@ def main():
         for volume, proof in proved.items():
             assert proof["verdict"] == "PROOF_VERDICT_OPENS", (volume, proof)
             assert proof["level"] == "EVIDENCE_LEVEL_PLAINTEXT", (volume, proof)
+        by = proved[ids["luks2"]]["record"]
+        assert by["record_id"] == keyslot and proved[ids["luks2"]]["protector_id"] == by["protector_id"], by
+        shown = lab.cli("key", "show", keyslot)
+        assert shown["record"]["state"] == "RECORD_STATE_ACTIVE", shown
         status, out, err = lab.cli("vault", "check", "main", "--read-data", json=False, check=False)
         assert status == 0, out + err
         g.stop()
@@ -81,7 +120,11 @@ def main():
         lab.cli("key", "release", job["point_id"], "--to", released, "--why", "restore test", json=False)
         for name, volume in ids.items():
             file = released / ("".join(c if c.isalnum() or c in "-." else "_" for c in volume) + ".key")
-            assert file.read_bytes() == scene.keys[name].read_bytes(), f"{name}: another key came back"
+            if name == "luks2":
+                assert len(file.read_bytes()) == 32
+                never_seen(lab, file.read_bytes())
+            else:
+                assert file.read_bytes() == scene.keys[name].read_bytes(), f"{name}: another key came back"
             assert file.stat().st_mode & 0o777 == 0o600
             scene.keys[name] = file
 

@@ -4,8 +4,8 @@
  *
  *     keyslot-stopper CONTROL serve|listen|typed …
  *
- * CONTROL holds "STEP kill" or "STEP wait" (a number of enum keyslot_step); it is removed when it has
- * come to that. Waiting, it makes CONTROL.reached and goes on when CONTROL.go is there. */
+ * CONTROL holds "STEP kill" or "STEP wait" (a number of enum keyslot_step); it is removed when it
+ * has come to that. Waiting, it makes CONTROL.reached and goes on when CONTROL.go is there. */
 #include "agent/enrol_volume/program.h"
 #include <signal.h>
 #include <stdio.h>

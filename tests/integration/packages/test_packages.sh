@@ -23,7 +23,7 @@ done
 # What is in /etc and not known to dpkg as configuration would be overwritten by an upgrade.
 (cd "$tree" && find etc -type f -printf '/%p\n') | sort | diff - <(sort "$work/conffiles") || fail "conffiles"
 for path in /usr/bin/sealpoint /usr/bin/sealpoint-agent /usr/sbin/sealpointd /usr/sbin/sealpoint-keeper \
-    /usr/libexec/sealpoint/sealpoint-prover; do
+    /usr/libexec/sealpoint/sealpoint-prover /usr/libexec/sealpoint/sealpoint-enrol-volume; do
     [ -x "$tree$path" ] || fail "no $path"
 done
 for page in man1/sealpoint.1 man8/sealpointd.8 man8/sealpoint-keeper.8 man8/sealpoint-agent.8; do
@@ -31,12 +31,12 @@ for page in man1/sealpoint.1 man8/sealpointd.8 man8/sealpoint-keeper.8 man8/seal
     [ ! -s "$work/warnings" ] || fail "$page: $(cat "$work/warnings")"
 done
 ldd "$tree/usr/bin/sealpoint-agent" >"$work/ldd"
-! grep -E 'libgrpc|libgpr|libcurl|not found' "$work/ldd" || fail "the agent loads what it should not"
+! grep -E 'libgrpc|libgpr|libcurl|libcryptsetup|not found' "$work/ldd" || fail "the agent loads what it should not"
 
 # Units: right, and as closed as they are meant to be.
 ln -s usr/lib "$tree/lib"
 cp -an /usr/lib/systemd "$tree/usr/lib/" # what they are ordered against
-for unit in sealpoint-agent:30 sealpoint-keeper:20 sealpointd:25; do
+for unit in sealpoint-agent:30 sealpoint-enrol-volume@:30 sealpoint-keeper:20 sealpointd:25; do
     name=${unit%:*}
     systemd-analyze verify --root="$tree" --man=no "$name.service" >"$work/verify" 2>&1 || fail "$name.service is not right"
     ! grep "$name" "$work/verify" || fail "$name.service is not right"
@@ -50,7 +50,7 @@ done
 make_packages RPM "$work/rpms"
 rpm=$(echo "$work"/rpms/sealpoint-agent-*.rpm)
 rpm -qpR "$rpm" | sed -n 's/^\(lib[^(]*\)()(64bit)$/\1/p' | sort -u >"$work/asks"
-objdump -p "$tree/usr/bin/sealpoint-agent" | awk '$1 == "NEEDED" && $2 !~ /^ld-/ { print $2 }' | sort -u | diff - "$work/asks" ||
+objdump -p "$tree/usr/bin/sealpoint-agent" "$tree/usr/libexec/sealpoint/sealpoint-enrol-volume" | awk '$1 == "NEEDED" && $2 !~ /^ld-/ { print $2 }' | sort -u | diff - "$work/asks" ||
     fail "the .rpm does not ask for the libraries that it needs"
 root=$work/rpmroot
 mkdir -p "$root"/usr/{bin,lib64} "$root"/{etc,var/lib,tmp,dev}
