@@ -229,7 +229,14 @@ static void every_secret_proves_its_image(void **state)
     assert_true(proved > 0);
 }
 
-/* A volume that is in conversion or suspended says so beside the proof. */
+/* This image has a password protector that the manifest does not list; `cryptsetup open
+ * --test-passphrase` takes the password too. */
+static bool is_unlisted(const struct image *i, const struct secret *s)
+{
+    return strcmp(i->file, "bitlk-aes-xts-128-startup-key.img") == 0 &&
+           strcmp(s->value, "anaconda") == 0;
+}
+
 static bool is_known_to(const struct image *i, const struct secret *s)
 {
     for (size_t k = 0; k < i->own_count; k++) {
@@ -248,7 +255,8 @@ static size_t try_foreign(size_t n, Sp__SecretType type, bool all)
         const struct image *other = &images[(n + step) % image_count];
         for (size_t k = 0; k < other->own_count && (all || !tried); k++) {
             const struct secret *s = &other->own[k];
-            if (s->type != type || is_known_to(i, s) || (s->is_file && !kind_of(other)))
+            if (s->type != type || is_known_to(i, s) || is_unlisted(i, s) ||
+                (s->is_file && !kind_of(other)))
                 continue;
             struct question q = ask(i, s, false);
             Sp__ProverFinding *f = rig_prove(&q, NULL);
