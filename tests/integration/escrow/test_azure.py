@@ -22,6 +22,7 @@ IMAGE = "bitlk-aes-xts-128-startup-key.img.xz"
 BEK = "4381F759-C4F8-4DE0-BB61-FC33A831BDA5.BEK"
 MODULES = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"]
 PIN = "2468"
+LONG = bool(os.environ.get("SEALPOINT_LONG"))  # keeper-azure sees every answer, with less around it
 
 
 def make_token(folder):
@@ -73,20 +74,24 @@ def what_is_missing_is_named(lab, vault):
     restart_keeper(lab, section(lab, vault, "corp"), section(lab, vault, "vm", metadata_url=vault.metadata_url, **client),
                    section(lab, vault, "wrong", secret="not it"), section(lab, vault, "stranger", client_id="other"))
     cases = [
-        ("corp", {}, None, None),
-        ("vm", {}, None, None),
         ("corp", {"throttle": 1}, None, None),
-        ("vm", {"identity": False}, "log-on", "no managed identity"),
+        ("vm", {}, None, None),
         ("wrong", {}, "log-on", "secret is wrong"),
-        ("stranger", {}, "log-on", "no application of this client_id"),
         ("corp", {"rights": RIGHTS - {"secrets/list"}}, "permission", "lacks secrets/list"),
+        ("corp", {"rights": RIGHTS - {"keys/unwrapKey"}, "rbac": True}, "canary",
+         "role 'Key Vault Crypto Service Encryption User'"),
+    ]
+    more = [
+        ("corp", {}, None, None),
+        ("vm", {"identity": False}, "log-on", "no managed identity"),
+        ("stranger", {}, "log-on", "no application of this client_id"),
         ("corp", {"rights": RIGHTS - {"secrets/get"}}, "canary", "lacks secrets/get"),
         ("corp", {"rights": RIGHTS - {"keys/unwrapKey"}}, "canary", "lacks keys/unwrapKey"),
         ("corp", {"rights": RIGHTS - {"secrets/get"}, "rbac": True}, "canary", "role 'Key Vault Secrets User'"),
-        ("corp", {"rights": RIGHTS - {"keys/unwrapKey"}, "rbac": True}, "canary",
-         "role 'Key Vault Crypto Service Encryption User'"),
         ("corp", {"firewall": True}, "permission", "network rules"),
     ]
+    if LONG:
+        cases += more
     for name, state, stage, says in cases:
         before = {k: getattr(vault, k) for k in state}
         for k, v in state.items():
