@@ -445,6 +445,8 @@ static int type_one(void *self, const Sp__KeyslotRequest *request, const Sp__Key
         r = order_key(t->orders, order, &key, why);
     if (r == 0)
         r = carry_out(&e, NULL, order, volume_key, key, why);
+    if (r == -ESTALE) /* it is void: the backup host asks anew */
+        order_drop(t->orders, order->record_id, ORDER_WAITING);
     orders_unlock(t->orders);
     header_close(&e.header);
     if (r == 0)

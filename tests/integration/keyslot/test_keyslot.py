@@ -93,6 +93,7 @@ def typed_by_a_person(lab, host, typed):
     tool("cryptsetup", "config", typed.loop, "--label", "changed")
     status, shown = host.type(["correct horse"])
     assert status == 1 and "has changed" in shown and not typed.tokens(), shown
+    assert host.left_over() == []
 
 
 def not_without_leave(lab, host, volume):
