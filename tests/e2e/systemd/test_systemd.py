@@ -140,6 +140,23 @@ def inventory_is_right(g):
     said("the LUKS volume, opened while the agent ran, is in the inventory")
 
 
+def keyslot_is_enrolled(g):
+    """By sealpoint-enrol-volume under its unit, which the agent's pulls in: it writes to the device, the agent may not."""
+    device = g.run("readlink -f /dev/disk/by-id/virtio-data").out.strip()
+    g.run(f"printf '[escrow]\\nenrol = on\\n' >> /etc/sealpoint/agent.conf && "
+          f"echo data UUID=$(cryptsetup luksUUID {device}) /run/key luks > /etc/crypttab")
+    start(g, AGENT)
+    assert active(g, "sealpoint-enrol-volume.socket") == "active", journal(g, "sealpoint-enrol-volume.socket")
+    wait_for("the agent to connect", lambda: machine_in(g)["agent"]["connected"])
+    done = g.run("sealpoint key enrol guest data --json", check=False, timeout=300)
+    said_of = json.loads(done.out) if done.out.strip() else {}
+    assert said_of.get("outcome") == "KEYSLOT_OUTCOME_ENROLLED", done.out + done.err + \
+        journal(g, "'sealpoint-enrol-volume@*'")
+    tokens = json.loads(g.run(f"cryptsetup luksDump --dump-json-metadata {device}").out)["tokens"]
+    assert [t["record"] for t in tokens.values()] == [said_of["record"]["record_id"]], tokens
+    said("a recovery key was put into a keyslot of its own, under the unit")
+
+
 def proves(g):
     """A backup of a machine on this host, which another user runs: the controller has that user's group by drop-in."""
     g.run("""set -e; d=/etc/systemd/system/sealpointd.service.d
@@ -317,6 +334,7 @@ def main():
         units_start(g)
         inventory_is_right(g)
         exposure(g)
+        keyslot_is_enrolled(g)
         proves(g)
         keys_stay_apart(g)
         move_to(lab, g)
