@@ -7,6 +7,7 @@ With them a device that is in use without a file system, which the agent suspend
 import json
 import os
 import pathlib
+import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
@@ -63,12 +64,30 @@ def check_thawed(lines, within_s, what, names=(*NAMES, "raw")):
     return max(times.values())
 
 
-def blow_in_the_guest(lab, g, what, blow, names=(*NAMES, "raw")):
+def blow_while_held(lab, g, blow, probe):
+    """What the guest says before the blow and after it, and the job's id."""
+    ticket = g.begin(HELD + raw.BEFORE + blow + "\nnow\n" + probe)
+    job_id = backup(lab)
+    return g.finish(ticket, timeout=180).out.split("\n"), job_id
+
+
+def blow_without_thaw(lab, g, blow, probe):
+    """The same, for a blow that takes longer than a freeze: the controller stands still, so that it sends no thaw."""
+    ticket = g.begin(HELD + raw.BEFORE)
+    job_id = backup(lab)
+    before = g.finish(ticket, timeout=180).out.strip()
+    os.kill(lab.controller.pid(), signal.SIGSTOP)
+    try:
+        after = g.run(HELD.split("end=")[0] + blow + "\nnow\n" + probe, timeout=60).out
+    finally:
+        os.kill(lab.controller.pid(), signal.SIGCONT)
+    return [before, *after.split("\n")], job_id
+
+
+def blow_in_the_guest(lab, g, what, blow, names=(*NAMES, "raw"), strike=blow_while_held):
     for _ in range(10):
         probe = (raw.PROBE if "raw" in names else "") + PROBE
-        ticket = g.begin(HELD + raw.BEFORE + blow + "\nnow\n" + probe)
-        job_id = backup(lab)
-        held, *lines = g.finish(ticket, timeout=180).out.split("\n")
+        (held, *lines), job_id = strike(lab, g, blow, probe)
         job = ended(lab, job_id)
         lab.wait_for("the agent to be back", lambda: lab.machine("web1")["agent"]["connected"], timeout=120)
         assert held != "never", f"{what}: the guest was not frozen\n{lab.logs()}"
@@ -158,7 +177,7 @@ def main():
                 print(f"round {number + 1}: {what} killed, thawed after {slowest:.2f} s", flush=True)
             slowest = controller_gone(lab, g)
             print(f"round {number + 1}: controller killed, thawed after {slowest:.2f} s", flush=True)
-        blow_in_the_guest(lab, g, "terminated twice", TERMINATED)
+        blow_in_the_guest(lab, g, "terminated twice", TERMINATED, strike=blow_without_thaw)
         somebody_else_s(lab, g)
         assert ended(lab, backup(lab))["grade"] == "GRADE_FILESYSTEM"
         one_that_does_not_come_to_rest(g)  # last: its write is under way for a minute
