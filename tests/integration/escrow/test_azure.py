@@ -12,6 +12,8 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lab"))
+import escrow  # noqa: E402
+from escrow import restart_keeper, verify  # noqa: E402
 from idle import IdleMachine, make_images, tool, volume_id  # noqa: E402
 from keyvault import FileKek, KeyVault, RIGHTS, TokenKek, run as run_tool  # noqa: E402
 from lab import Lab  # noqa: E402
@@ -57,16 +59,7 @@ def section(lab, vault, name, **changes):
     secret.chmod(0o600)
     settings = {"url": vault.url, "ca_file": vault.ca, "login_url": vault.url, "tenant": vault.tenant,
                 "client_id": vault.client, "secret_file": secret, "canary": "canary", "timeout": "15s", **changes}
-    lines = [f"{k} = {v}\n" for k, v in settings.items() if v is not None]
-    return f"[azure-key-vault {name}]\n{''.join(lines)}"
-
-
-def restart_keeper(lab, *sections):
-    drop_in = lab.keeper_conf.with_name(lab.keeper_conf.name + ".d") / "providers.conf"
-    drop_in.parent.mkdir(exist_ok=True)
-    drop_in.write_text("\n".join(sections))
-    lab.keeper.stop()
-    lab.start_keeper()
+    return escrow.section("azure-key-vault", name, settings)
 
 
 def what_is_missing_is_named(lab, vault):
@@ -112,10 +105,6 @@ def reasons(job):
     """What stands against it; that nothing held the machine still only lowers the grade."""
     found = {f["reason"] for f in job["findings"] if not f.get("note") and not f.get("allowed_by")}
     return found - {"REASON_AGENT_ABSENT"}
-
-
-def verify(lab, point):
-    return json.loads(lab.cli("point", "verify", point, "--json", check=False)[1])
 
 
 def records(lab, holding=None):

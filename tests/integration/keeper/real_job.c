@@ -320,8 +320,12 @@ static void test_a_clear_key_is_proved_and_named(void **state)
         corpus ? sp_format("%s/bitlk-aes-xts-128-clearkey-only.img.xz", corpus)
                : sp_format("%s/../shared/corpus/bitlk-aes-xts-128-clearkey-only.img.xz",
                            source ? source : ".");
-    if (access(packed, R_OK) != 0)
+    if (access(packed, R_OK) != 0) {
+        if (getenv("CI")) /* CTest does not see a skip inside a program */
+            fail_msg("no corpus: %s", packed);
+        print_message("skipped: no corpus at %s\n", packed);
         skip();
+    }
     snprintf(path, sizeof(path), "%s-clear", rig->folder);
     shell("xz -dc '%s' > %s", packed, path);
     image_fd = open(path, O_RDONLY | O_CLOEXEC);
